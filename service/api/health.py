@@ -1,0 +1,60 @@
+"""Can an event sent now be kept? From what is known already: no question is put to disk or ClickHouse."""
+
+import time
+from typing import Any, NamedTuple
+
+from aiohttp import web
+
+from service import __version__
+from service.api.respond import json_response
+from service.api.stats import iso
+from service.api.track import WRITER
+from service.status import Status
+
+
+class Parts(NamedTuple):
+    """The states that health speaks of, and when the service started, in seconds on the monotonic clock."""
+
+    spool: Status
+    clickhouse: Status
+    started_at: float
+
+
+PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
+
+
+async def get_health(request: web.Request) -> web.Response:
+    """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
+    spool, clickhouse, started_at = request.app[PARTS]
+    refusal = request.app[WRITER].refusal()
+    status = "failing" if refusal else "ok" if clickhouse.ok else "degraded"
+    return _answer(
+        {
+            "status": status,
+            "version": __version__,
+            "uptime_seconds": round(time.monotonic() - started_at, 3),
+            "spool": _part(spool, refusal),
+            "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
+        },
+        failing=bool(refusal),
+    )
+
+
+async def get_livez(request: web.Request) -> web.Response:
+    """200 while the process answers: a restart would not help a full disk."""
+    return _answer({"status": "ok", "reason": None}, failing=False)
+
+
+async def get_readyz(request: web.Request) -> web.Response:
+    """200 while an event sent now can be kept; else 503, so that none is sent here."""
+    refusal = request.app[WRITER].refusal()
+    return _answer({"status": "failing" if refusal else "ok", "reason": refusal}, failing=bool(refusal))
+
+
+def _part(status: Status, reason: str | None) -> dict[str, Any]:
+    return {"ok": reason is None, "since": iso(status.since), "reason": reason}
+
+
+def _answer(value: dict[str, Any], *, failing: bool) -> web.Response:
+    headers = {"Cache-Control": "no-store"} | ({"Retry-After": "5"} if failing else {})
+    return json_response(value, 503 if failing else 200, headers)

@@ -1,0 +1,27 @@
+"""Values and errors → JSON answers."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from service.errors import RequestError
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer with ``value`` as its body."""
+    try:
+        body = orjson.dumps(value)
+    except TypeError:  # an echoed input may hold integers beyond 64 bits
+        body = json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
+
+
+def error_response(error: RequestError) -> web.Response:
+    """The contract's error body, with the error's status and headers."""
+    response = json_response({"detail": error.detail}, error.status, error.headers)
+    if error.status == 408:
+        response.force_close()  # the rest of the body may still be on its way
+    return response

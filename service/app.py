@@ -1,0 +1,89 @@
+"""The application: the only place where the parts are wired, and where their lives begin and end.
+
+    data folder ─ spool ─ flusher ─ writer ─ monitor        each closed in reverse
+                            └─ store ─┘
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from aiohttp import web
+
+from schemas.rows import CURRENT, encode_header
+from service.api import body, health, stats, track
+from service.api.auth import TOKENS
+from service.api.docs import routes as docs_routes
+from service.api.errors import error_middleware
+from service.config import Settings
+from service.datadir import DataDir
+from service.flusher import Flusher
+from service.monitor import Monitor
+from service.spool import Spool
+from service.status import Status
+from service.store import Store
+from service.tokens import Token
+from service.totals import Totals
+from service.writer import BatchWriter, Limits
+
+PREFIX = "/api/v1/analytics"
+#: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
+BATCH_MAX_BYTES = 32 * 2**20
+#: How long a start waits for ClickHouse before it takes events without it, in seconds.
+PREPARE_TIMEOUT = 2.0
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token], store: Store) -> web.Application:
+    """The service on a locked data folder. It takes events from the moment that it has started up."""
+    app = web.Application(middlewares=[error_middleware], client_max_size=settings.max_body_bytes)
+    app[body.SETTINGS] = settings
+    app[TOKENS] = tokens
+    app[stats.STORE] = store
+    app.router.add_post(PREFIX, track.track_event, expect_handler=body.expect_continue)
+    app.router.add_post(f"{PREFIX}/batch", track.track_batch, expect_handler=body.expect_continue)
+    app.router.add_routes([
+        web.get(f"{PREFIX}/stats", stats.get_stats),
+        web.get(f"{PREFIX}/health", health.get_health),
+        web.get("/livez", health.get_livez),
+        web.get("/readyz", health.get_readyz),
+        *docs_routes(),
+    ])  # fmt: skip
+
+    async def parts(app: web.Application) -> AsyncIterator[None]:
+        spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
+        spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
+        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status)
+        limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
+        writer = BatchWriter(spool, flusher, limits, spool_status)
+        monitor = Monitor(writer, flusher, store, clickhouse_status)
+        app[stats.FLUSHER], app[track.WRITER] = flusher, writer
+        app[health.PARTS] = health.Parts(spool_status, clickhouse_status, time.monotonic())
+
+        recover(spool, flusher)
+        await monitor.prepare(PREPARE_TIMEOUT)
+        await writer.probe()
+        writer.start()
+        monitor.start()
+        yield
+        deadline = asyncio.get_running_loop().time() + settings.shutdown_timeout
+        await writer.close()
+        await flusher.drain(deadline - asyncio.get_running_loop().time())
+        await monitor.close()
+        await flusher.close()
+        await store.close()
+
+    app.cleanup_ctx.append(parts)
+    return app
+
+
+def recover(spool: Spool, flusher: Flusher) -> None:
+    """Hand what an earlier process left on disk to the flusher. Raises StartError."""
+    segments = spool.recover()
+    for segment in segments:
+        flusher.submit(segment, None)
+    if segments:
+        _log.info("%d events of earlier runs are in the spool, to be inserted", flusher.pending_rows)
+    for stranger in spool.strangers:
+        _log.warning("%s in the spool is none of our files: left alone", stranger)

@@ -1,0 +1,116 @@
+"""Settings: one frozen object, read once from the environment and ``.env``. Nothing else reads the environment.
+
+Each field is one setting: its variable is ``ANALYTICS_`` and the name in capitals, its description is
+the help text, and ``expects`` is what an error message tells. docs/settings.md is compared with this.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import StartError
+
+PREFIX = "ANALYTICS_"
+
+
+def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"expects": expects}, **bounds)
+
+
+class Settings(BaseSettings):
+    """All that a deployment can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    host: str = _setting("127.0.0.1", "Address to listen on", "an address, for instance 127.0.0.1 or 0.0.0.0")
+    port: int = _setting(8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535)
+    data_dir: Path = _setting(
+        Path("data"), "Folder of the spool, the tokens and the embedded ClickHouse", "a folder that can be written"
+    )
+    clickhouse_dsn: SecretStr = _setting(
+        SecretStr("chdb://"),
+        "Where ClickHouse is: chdb:// embeds it in the data folder",
+        "chdb:// or http(s)://user:password@host:port/database",
+    )
+    migrate: Literal["on", "off"] = _setting(
+        "on", "Whether the start creates and upgrades the tables; off leaves that to `analytics migrate`", "on or off"
+    )
+    write_tokens: SecretStr = _setting(
+        SecretStr(""), "Tokens that may post events, separated by commas", "tokens separated by commas"
+    )
+    read_tokens: SecretStr = _setting(
+        SecretStr(""), "Tokens that may read statistics, separated by commas", "tokens separated by commas"
+    )
+    tokens_file: Path | None = _setting(
+        None, "File of named tokens made by `analytics token new`; by default tokens.json in the data folder", "a file"
+    )
+    batch_size: int = _setting(
+        10_000, "Rows that make a batch: the size trigger", "a whole number from 1 to 1000000", ge=1, le=1_000_000
+    )
+    flush_interval: float = _setting(
+        1.0, "Seconds until a batch is inserted though it is not full: the time trigger",
+        "a number of seconds from 0.01 to 3600", ge=0.01, le=3600,
+    )  # fmt: skip
+    spool_max_bytes: int = _setting(
+        10 * 2**30, "Bytes that events may take on disk while ClickHouse is away; beyond, posts get 503",
+        "a whole number of bytes, at least 65536", ge=65536,
+    )  # fmt: skip
+    max_body_bytes: int = _setting(
+        4 * 2**20, "Largest body taken, in bytes, as sent and unpacked", "a whole number of bytes from 1024 to 268435456",
+        ge=1024, le=256 * 2**20,
+    )  # fmt: skip
+    body_timeout: float = _setting(
+        30.0, "Seconds within which a body must arrive", "a number of seconds, more than 0", gt=0, le=3600
+    )
+    shutdown_timeout: float = _setting(
+        20.0, "Seconds that a stop may take to answer requests and to insert what is pending; the rest stays on disk",
+        "a number of seconds, 0 or more", ge=0, le=3600,
+    )  # fmt: skip
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "Least severe line that is logged", "debug, info, warning or error"
+    )
+    log_format: Literal["auto", "text", "json"] = _setting(
+        "auto", "Form of the log: auto is text on a terminal, else JSON lines", "auto, text or json"
+    )
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def load() -> Settings:
+    """The settings of this process. Raises StartError with a line for each one that is not valid."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise StartError("; ".join(_describe(item["loc"]) for item in error.errors())) from None
+
+
+def unknown_variables() -> list[str]:
+    """A warning for each ``ANALYTICS_`` variable that is no setting: a misspelt one would do nothing, silently."""
+    known = {variable(field) for field in Settings.model_fields}
+    warnings = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "TEST_"):
+            close = difflib.get_close_matches(name, known, 1)
+            warnings.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
+    return warnings
+
+
+def _describe(loc: tuple[int | str, ...]) -> str:
+    # pydantic-settings names a field by its variable or by its name, depending on the source
+    field = str(loc[0]).lower().removeprefix(PREFIX.lower())
+    info = Settings.model_fields[field]
+    extra = info.json_schema_extra
+    expects = extra["expects"] if isinstance(extra, dict) else ""
+    secret = info.annotation is SecretStr
+    value = os.environ.get(variable(field))
+    shown = "has a value that is not valid" if secret or value is None else f"is {value!r}"
+    return f"{variable(field)} {shown}, but should be {expects}"

@@ -1,0 +1,54 @@
+"""The data folder: made, checked for writing, and held by one process at a time."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from service.errors import StartError
+
+
+class DataDir:
+    """The folder ``ANALYTICS_DATA_DIR``, locked from ``DataDir(...)`` to ``close``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.spool = self.folder / "spool"
+        self.quarantine = self.folder / "quarantine"
+        self.clickhouse = self.folder / "clickhouse"
+        self.tokens = self.folder / "tokens.json"
+        self._temporary = self.folder / "tmp"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.spool.mkdir(mode=0o700, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(
+                f"the data folder {self.folder} can't be written ({error.strerror}):"
+                " give this user the rights to it, or set ANALYTICS_DATA_DIR to another folder"
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            raise StartError(
+                f"the data folder {self.folder} is in use by another instance (process {holder}):"
+                " stop that one, or set ANALYTICS_DATA_DIR to another folder"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def use_private_temporary_folder(self) -> None:
+        """Make and empty a folder of our own for temporary files.
+
+        The embedded ClickHouse writes event data there, and a kill -9 leaves it behind.
+        """
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(mode=0o700)
+        os.environ["TMPDIR"] = tempfile.tempdir = str(self._temporary)
+
+    def close(self) -> None:
+        """Let another process have the folder."""
+        os.close(self._lock)

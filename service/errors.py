@@ -1,0 +1,150 @@
+"""Every error that a client, an operator or the flusher can meet.
+
+    AnalyticsError
+    ├── StartError                  the process can't start; one line for the operator, exit code 1
+    ├── RequestError                becomes an HTTP answer: status, public detail, headers
+    │   ├── BadRequest          400 the body can't be read (its encoding is broken)
+    │   ├── Unauthorized        401 no token, or one that is not known
+    │   ├── Forbidden           403 the token lacks the scope
+    │   ├── BodyTimeout         408 the body did not arrive in time
+    │   ├── BodyTooLarge        413 larger than the limit, as sent or unpacked
+    │   ├── UnsupportedEncoding 415 a Content-Encoding that is not taken
+    │   ├── ValidationFailed    422 the body is not valid; detail lists the faults
+    │   └── Unavailable         503 no promise was made, send again after Retry-After
+    │       ├── SpoolFull           the spool has no room for the events
+    │       ├── SpoolFailed         the disk refused the events
+    │       ├── Stopping            the service is shutting down
+    │       └── StoreUnavailable    ClickHouse can't answer a query now
+    └── StoreError                  ClickHouse did not do what it was asked
+        ├── Retryable               may pass: keep the batch, try it again with the same token
+        │   └── Misconfigured       needs a person: wrong password, missing table, no rights
+        └── Rejected                these rows will never fit
+
+A test compares this tree with docs/errors.md.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class AnalyticsError(Exception):
+    """The root: whatever this service raises on purpose."""
+
+
+class StartError(AnalyticsError):
+    """The process can't start. The message is one line that says what is wrong and what would do."""
+
+
+class RequestError(AnalyticsError):
+    """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
+
+    status: ClassVar[int] = 400
+    detail: Any = "Bad request"
+
+    def __init__(self, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
+        if detail is not None:
+            self.detail = detail
+        self.headers = dict(headers or {})
+        super().__init__(self.detail)
+
+
+class BadRequest(RequestError):
+    """The body's encoding is broken."""
+
+
+class Unauthorized(RequestError):
+    """No token, or one that is not known."""
+
+    status = 401
+    detail = "Not authenticated"
+
+    def __init__(self, detail: Any = None) -> None:
+        super().__init__(detail, {"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(RequestError):
+    """The token is known and lacks the scope."""
+
+    status = 403
+    detail = "The token lacks the scope for this"
+
+
+class BodyTimeout(RequestError):
+    """The body did not arrive in time."""
+
+    status = 408
+    detail = "The body did not arrive in time"
+
+
+class BodyTooLarge(RequestError):
+    """The body is over the limit, as sent or unpacked."""
+
+    status = 413
+    detail = "The body is too large"
+
+
+class UnsupportedEncoding(RequestError):
+    """A Content-Encoding that is not taken."""
+
+    status = 415
+    detail = "Content-Encoding must be gzip, zstd or identity"
+
+
+class ValidationFailed(RequestError):
+    """The body is not valid; ``detail`` is the contract's list of faults."""
+
+    status = 422
+
+
+class Unavailable(RequestError):
+    """No promise was made: send the same again after ``retry_after`` seconds."""
+
+    status = 503
+    detail = "Try again later"
+
+    def __init__(self, detail: Any = None, *, retry_after: float = 1.0) -> None:
+        super().__init__(detail, {"Retry-After": str(max(1, round(retry_after)))})
+
+
+class SpoolFull(Unavailable):
+    """The spool has no room for the events."""
+
+    detail = "The spool is full; nothing of this request was kept"
+
+
+class SpoolFailed(Unavailable):
+    """The disk refused the events."""
+
+    detail = "The events could not be written to disk; nothing of this request was kept"
+
+
+class Stopping(Unavailable):
+    """The service is shutting down."""
+
+    detail = "The service is stopping; nothing of this request was kept"
+
+
+class StoreUnavailable(Unavailable):
+    """ClickHouse can't answer a query now."""
+
+    detail = "ClickHouse can't answer now"
+
+
+class StoreError(AnalyticsError):
+    """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Retryable(StoreError):
+    """May pass by itself; the outcome may be unknown. The same bytes with the same token are safe to send again."""
+
+
+class Misconfigured(Retryable):
+    """Will pass once a person has mended something: a password, a missing table or column, rights."""
+
+
+class Rejected(StoreError):
+    """ClickHouse will never take these rows."""

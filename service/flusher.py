@@ -1,0 +1,209 @@
+"""The flusher: takes sealed segments in order and inserts each as one batch, for as long as it takes.
+
+Live batches and those found on disk at the start go through the same function. One insert is in
+flight at a time. A batch is the same bytes with the same token however often it is tried, so that
+ClickHouse stores it once, whatever became of the tries before.
+
+A *retryable* failure waits (exponential backoff with jitter, without end) and tries again. A
+*rejected* batch is halved until the bad rows are alone; they go to the quarantine, the others into
+the table. Each part has a token of its own, made of the segment's and the row range, and each split
+is on disk before its halves are sent: a crash in between, or a table that was mended in between,
+can't make a row come twice.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
+from service.errors import Misconfigured, Rejected, Retryable
+from service.spool import Segment, Spool
+from service.status import Status
+from service.totals import Totals
+
+#: Sealed batches whose rows stay in memory; later ones are read back from disk when their turn comes.
+BATCHES_IN_MEMORY = 2
+BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
+#: Retry-After in seconds while the drain rate is unknown, since ClickHouse confirms nothing.
+RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
+
+Rows = list[tuple[Any, ...]]
+
+
+class Inserter(Protocol):
+    """What the flusher needs of the store."""
+
+    async def insert(self, header: Header, columns: list[Any], token: str) -> None:
+        """Insert one block. Raises StoreError."""
+
+
+class _Batch(NamedTuple):
+    segment: Segment
+    rows: Rows | None
+
+
+class Flusher:
+    """Owns the sealed segments. Methods belong to the event loop; disk work is done on one thread."""
+
+    def __init__(self, spool: Spool, store: Inserter, totals: Totals, status: Status) -> None:
+        self.totals = totals
+        #: Rows in sealed segments that ClickHouse has not confirmed.
+        self.pending_rows = 0
+        #: When ClickHouse last answered an insert, whichever way; seconds on the monotonic clock.
+        self.heard_at = 0.0
+        #: Whether an insert is under way or waits to be tried again.
+        self.inserting = False
+        self._spool = spool
+        self._store = store
+        self._status = status
+        self._thread = ThreadPoolExecutor(1, "flusher")
+        self._queue: deque[_Batch] = deque()
+        self._in_memory = 0
+        self._submitted = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._bytes_per_second = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, segment: Segment, rows: Rows | None, *, keep: bool = False) -> None:
+        """Queue a sealed segment. ``rows`` spares reading it back; they are let go of when many are queued."""
+        if rows is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
+            rows = None
+        self._in_memory += rows is not None
+        self.pending_rows += segment.rows
+        self._queue.append(_Batch(segment, rows))
+        self._empty.clear()
+        self._submitted.set()
+
+    def seconds_to_free(self, size: int) -> float:
+        """How long until ``size`` bytes of the spool are free, by the rate of late."""
+        if not self._status.ok or not self._bytes_per_second:
+            return RETRY_AFTER_UNKNOWN
+        return min(RETRY_AFTER_MAX, size / self._bytes_per_second)
+
+    def start(self) -> None:
+        """Begin to insert. The store must be ready: migrated and reachable."""
+        self._task = asyncio.create_task(self._run(), name="flusher")
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until all is inserted, at most so long. What is left stays on disk for the next start."""
+        if self._task and seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
+            except TimeoutError:
+                pass
+
+    async def close(self) -> None:
+        """Stop inserting. An insert that is cut off here is tried again at the next start, with its token."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        self._thread.shutdown()
+        if self.pending_rows:
+            _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._queue:
+                self._empty.set()
+                self._submitted.clear()
+                await self._submitted.wait()
+            batch = self._queue[0]
+            self.inserting = True
+            try:
+                await self._flush(batch)
+            except Exception:  # a bug or a disk error: the batch stays on disk and must not stop the others
+                _log.exception("batch %s could not be flushed, and is tried again later", batch.segment.token)
+                self._queue.rotate(-1)
+                await asyncio.sleep(BACKOFF_MAX)
+                continue
+            finally:
+                self.inserting = False
+            self._queue.popleft()
+            self._in_memory -= batch.rows is not None
+            self.pending_rows -= batch.segment.rows
+
+    async def _flush(self, batch: _Batch) -> None:
+        segment, started = batch.segment, time.monotonic()
+        if batch.rows is None:
+            header, rows, splits = await self._on_thread(self._load, segment)
+        else:
+            header, rows, splits = CURRENT, batch.rows, set()
+        quarantined = await self._insert(segment.token, header, rows, splits)
+        stored = len(rows) - quarantined
+        await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
+        await self._on_thread(self._spool.drop, segment)
+        seconds = time.monotonic() - started
+        self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
+        _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
+
+    def _load(self, segment: Segment) -> tuple[Header, Rows, set[tuple[int, int]]]:
+        contents = self._spool.read(segment)
+        header = parse_header(contents.header) if contents.header else CURRENT
+        rows = [row for payload in contents.payloads for row in decode_rows(payload)]
+        return header, rows, self._spool.splits(segment.token)
+
+    async def _insert(self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]]) -> int:
+        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
+        quarantined = 0
+        ranges = [(0, len(rows))] if rows else []
+        while ranges:
+            start, stop = part = ranges.pop()
+            if part not in splits:
+                whole = stop - start == len(rows)
+                try:
+                    await self._insert_part(token if whole else f"{token}-{start}-{stop}", header, rows[start:stop])
+                    continue
+                except Rejected as error:
+                    if stop - start == 1:
+                        await self._on_thread(self._quarantine, token, start, header, rows[start], error)
+                        quarantined += 1
+                        continue
+                    _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
+                await self._on_thread(self._spool.record_split, token, start, stop)
+            middle = (start + stop) // 2
+            ranges += [(middle, stop), (start, middle)]
+        return quarantined
+
+    async def _insert_part(self, token: str, header: Header, rows: Rows) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._store.insert(header, to_columns(rows, header.types), token)
+            except Retryable as error:
+                self._status.fails(str(error))
+                longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
+                await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))
+                tries = min(tries + 1, 16)
+            else:
+                self._status.works()
+                return
+            finally:
+                self.heard_at = time.monotonic()
+
+    def _quarantine(self, token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> None:
+        values = {name: one.hex() if isinstance(one, bytes) else one for name, one in zip(header.names, row, strict=True)}
+        document = {
+            "token": token,
+            "row": index,
+            "time": datetime.now(UTC).isoformat(),
+            "code": error.code,
+            "reason": str(error),
+            "values": values,
+        }
+        self._spool.quarantine(f"{token}.{index}.json", json.dumps(document, indent=1).encode())
+        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
+
+    async def _on_thread(self, function: Any, *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))
+
+
+_log = logging.getLogger(__name__)

@@ -1,0 +1,51 @@
+"""The format of a segment's file, version 1. Integers are little-endian.
+
+    file  = magic "EVSPOOL1", frame (the header: its payload says which columns follow, 0 rows), frame*
+    frame = magic "\\xf5EVF", u32 length, u32 rows, u32 crc32(length, rows, payload), payload
+
+The frame's magic is there to find the next whole frame behind a damaged one.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+FILE_MAGIC = b"EVSPOOL1"
+FRAME_MAGIC = b"\xf5EVF"
+FRAME_HEADER = struct.Struct("<4sIII")
+_CHECKED = struct.Struct("<II")
+
+
+def encode_frame(payload: bytes, rows: int) -> bytes:
+    """The frame that holds ``payload``."""
+    crc = zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows)))
+    return FRAME_HEADER.pack(FRAME_MAGIC, len(payload), rows, crc) + payload
+
+
+def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
+    """(start, end, rows, payload) of each frame in a file, and of each damaged stretch, whose payload is None."""
+    position = len(FILE_MAGIC) if data.startswith(FILE_MAGIC) else 0
+    while position < len(data):
+        start = position
+        if frame := _frame_at(data, start):
+            position, rows, payload = frame
+            yield start, position, rows, payload
+            continue
+        while position < len(data) and (position == start or not _frame_at(data, position)):
+            found = data.find(FRAME_MAGIC, position + 1)
+            position = found if found >= 0 else len(data)
+        yield start, position, 0, None
+
+
+def _frame_at(data: bytes, start: int) -> tuple[int, int, bytes] | None:
+    """(end, rows, payload) of the intact frame at ``start``, if there is one."""
+    body = start + FRAME_HEADER.size
+    if body > len(data):
+        return None
+    magic, length, rows, crc = FRAME_HEADER.unpack_from(data, start)
+    payload = data[body : body + length]
+    if magic != FRAME_MAGIC or len(payload) != length:
+        return None
+    if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(length, rows))) != crc:
+        return None
+    return body + length, rows, payload

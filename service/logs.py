@@ -1,0 +1,51 @@
+"""Logging: text on a terminal, else one JSON object a line. Never a body, never a token."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+#: Attributes that a call may pass in ``extra`` and that are logged.
+EXTRA = ("request_id", "method", "path", "status", "duration_ms", "source")
+_MAX_VALUE = 512
+
+
+def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
+    """Send the log to standard error in the given form."""
+    handler = logging.StreamHandler(sys.stderr)
+    json_lines = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler.setFormatter(_JsonFormatter() if json_lines else _TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    # Above DEBUG these repeat what we log in our own words, or carry addresses with passwords.
+    for name in ("aiohttp.access", "clickhouse_connect", "asyncio", "urllib3"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    found = {name: getattr(record, name) for name in EXTRA if hasattr(record, name)}
+    return {name: one[:_MAX_VALUE] if isinstance(one, str) else one for name, one in found.items()}
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_extra(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)  # ASCII only: no control character gets through
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
+        line = f"{time} {record.levelname.lower():<7} {record.getMessage()}{extra}"
+        line = line.encode("unicode_escape").decode()  # a path may hold escape sequences that a terminal obeys
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

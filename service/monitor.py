@@ -1,0 +1,84 @@
+"""The monitor: keeps the states that /health tells true when no traffic does.
+
+Every second it tries the disk, unless a group was just written, and asks ClickHouse for a sign of
+life, unless an insert was just answered. Before that it makes the store ready, however long that
+takes: events are taken and kept meanwhile.
+"""
+
+import asyncio
+import logging
+import time
+
+from service.errors import Misconfigured, StoreError
+from service.flusher import Flusher
+from service.status import Status
+from service.store import Store
+from service.writer import BatchWriter
+
+INTERVAL = 1.0
+_log = logging.getLogger(__name__)
+
+
+class Monitor:
+    """Owns the two background checks, from ``start`` to ``close``."""
+
+    def __init__(self, writer: BatchWriter, flusher: Flusher, store: Store, clickhouse: Status) -> None:
+        self._writer = writer
+        self._flusher = flusher
+        self._store = store
+        self._clickhouse = clickhouse
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def prepare(self, seconds: float) -> None:
+        """Make the store ready, if that takes no longer; else ``start`` goes on with it.
+
+        Raises Misconfigured: at a start it is better to stop and say so.
+        """
+        try:
+            async with asyncio.timeout(None if self._store.embedded else seconds):
+                await self._store.prepare()
+        except TimeoutError:
+            self._clickhouse.fails(f"no answer within {seconds} s")
+        except Misconfigured:
+            raise
+        except StoreError as error:
+            self._clickhouse.fails(str(error))
+
+    def start(self) -> None:
+        """Begin to watch. The flusher starts as soon as the store is ready."""
+        self._tasks = [
+            asyncio.create_task(self._watch_spool(), name="watch-spool"),
+            asyncio.create_task(self._watch_clickhouse(), name="watch-clickhouse"),
+        ]
+
+    async def close(self) -> None:
+        """Stop watching."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _watch_spool(self) -> None:
+        while True:
+            await self._writer.probe()
+            await asyncio.sleep(INTERVAL)
+
+    async def _watch_clickhouse(self) -> None:
+        while not self._store.ready:
+            try:
+                await self._store.prepare()
+            except StoreError as error:
+                self._clickhouse.fails(str(error))
+                await asyncio.sleep(INTERVAL)
+        self._clickhouse.works()
+        self._flusher.start()
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if time.monotonic() - self._flusher.heard_at < INTERVAL or self._flusher.inserting:
+                continue
+            try:
+                await self._store.ping()
+            except StoreError as error:
+                self._clickhouse.fails(str(error))
+            else:
+                self._clickhouse.works()

@@ -1,0 +1,287 @@
+"""The spool: a folder of segment files that hold acknowledged events until ClickHouse has confirmed them.
+
+Synchronous and bytes only: what a payload means is not known here. ``append``, ``seal`` and ``probe``
+are the writer's and come from one thread; ``read``, ``drop``, ``quarantine`` and the splits are the
+flusher's and come from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's existence means
+"not confirmed"*, and deleting it is the commit.
+
+    <token>.open                segment being appended to; at most one while running
+    <token>.<rows>.sealed       closed, to be inserted as one batch; never altered
+    <token>.splits              which row ranges of a segment ClickHouse has rejected (see ``flusher``)
+
+The token is 12 hex digits of milliseconds since 1970 and 16 random ones: names sort by age, and a
+token is never used twice, whatever happens to the clock or the folder. (A token used twice would
+make ClickHouse drop new data without a word.)
+
+The format of a file is in ``frames``.
+
+``append`` returns when its frame is durable: one write, one fdatasync. After any error the file is
+cut to its last good length and sealed, and the next append opens another: a failed fsync is never
+tried again (the kernel may have dropped the pages and would report success).
+
+Only the tail of the open file can be torn, by a crash in mid-write: recovery cuts it. Damage in the
+middle is found by the checksums; the frames after it are found by their magic and kept, and the
+damaged bytes are copied to the quarantine.
+"""
+
+import errno
+import logging
+import os
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from service.errors import StartError
+from service.frames import FILE_MAGIC, encode_frame, frames
+
+_TOKEN = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
+_OPEN = re.compile(_TOKEN + r"\.open")
+_SEALED = re.compile(_TOKEN + r"\.(?P<rows>\d+)\.sealed")
+
+
+_log = logging.getLogger(__name__)
+
+
+class Segment(NamedTuple):
+    """A sealed segment: its token, how many rows its frames hold, its file and that file's size in bytes."""
+
+    token: str
+    rows: int
+    path: Path
+    size: int
+
+
+class Contents(NamedTuple):
+    """What is intact in a segment's file: the header (empty if damaged), the payloads in order, their rows."""
+
+    header: bytes
+    payloads: list[bytes]
+    rows: int
+
+
+class Spool:
+    """The folder of segments. ``header`` is written at the head of each new segment."""
+
+    def __init__(self, folder: Path, quarantine: Path, header: bytes) -> None:
+        self.folder = folder
+        self.quarantine_folder = quarantine
+        self.header = header
+        #: Rows and bytes in the open segment.
+        self.open_rows = 0
+        self.open_size = 0
+        self._added = self._dropped = 0  # bytes, each counted by one thread alone
+        #: Names of files in the folder that are none of ours: reported, never touched.
+        self.strangers: list[str] = []
+        self._fd = -1
+        self._path = folder
+        self._token = ""
+        self._last_millisecond = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in all segments, the open one included."""
+        return self._added - self._dropped
+
+    # -- start --------------------------------------------------------------------------------
+
+    def recover(self) -> list[Segment]:
+        """Seal what an earlier process left open, and return all segments, oldest first."""
+        segments = []
+        for path in sorted(self.folder.iterdir()):
+            if match := _OPEN.fullmatch(path.name):
+                segment = self._recover_open(match["token"], path)
+            elif match := _SEALED.fullmatch(path.name):
+                self._check_version(path)
+                segment = Segment(match["token"], int(match["rows"]), path, path.stat().st_size)
+            else:
+                if path.suffix != ".splits" and path.name != "probe":
+                    self.strangers.append(path.name)
+                continue
+            if segment:
+                segments.append(segment)
+                self._last_millisecond = max(self._last_millisecond, int(segment.token[:12], 16))
+        self._added = sum(segment.size for segment in segments)
+        return segments
+
+    def _check_version(self, path: Path) -> None:
+        with path.open("rb") as file:
+            magic = file.read(len(FILE_MAGIC))
+        if magic != FILE_MAGIC and magic[:7] == FILE_MAGIC[:7]:
+            raise StartError(
+                f"{path} is a segment of format {magic[7:].decode(errors='replace')!r}, which this version can't read:"
+                " start the version that wrote it, let it drain, then upgrade"
+            )
+
+    def _recover_open(self, token: str, path: Path) -> Segment | None:
+        self._check_version(path)
+        data = path.read_bytes()
+        found = list(frames(data))
+        good = max((end for _, end, _, payload in found if payload is not None), default=0)
+        rows = sum(rows for _, _, rows, _ in found)
+        if not rows:
+            path.unlink()
+            return None
+        fd = os.open(path, os.O_RDWR)
+        try:
+            os.ftruncate(fd, good)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return self._rename_sealed(token, rows, path, good)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def append(self, payload: bytes, rows: int) -> None:
+        """Add a frame to the open segment, durable on return.
+
+        Raises OSError: then nothing of the frame is kept, and ``seal`` must be called before the next append.
+        """
+        if self._fd < 0:
+            self._create()
+        frame = encode_frame(payload, rows)
+        _write(self._fd, frame)
+        os.fdatasync(self._fd)
+        if not os.fstat(self._fd).st_nlink:  # the sync succeeds, and keeps nothing
+            raise OSError(errno.ENOENT, "the open segment was deleted", str(self._path))
+        self.open_rows += rows
+        self.open_size += len(frame)
+        self._added += len(frame)
+
+    def _create(self) -> None:
+        self._last_millisecond = max(self._last_millisecond, time.time_ns() // 1_000_000)
+        self._token = f"{self._last_millisecond:012x}-{secrets.token_hex(8)}"
+        self._path = self.folder / f"{self._token}.open"
+        head = FILE_MAGIC + encode_frame(self.header, 0)
+        fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, head)
+            os.fsync(fd)
+            _fsync_folder(self.folder)
+        except OSError:
+            os.close(fd)
+            self._path.unlink(missing_ok=True)
+            raise
+        self._fd, self.open_size = fd, len(head)
+        self._added += len(head)
+
+    def seal(self) -> Segment | None:
+        """Close the open segment at its last good length. None if nothing is in it."""
+        if self._fd < 0:
+            return None
+        fd, self._fd = self._fd, -1
+        try:
+            if os.fstat(fd).st_size != self.open_size:  # an append failed half way
+                os.ftruncate(fd, self.open_size)
+                os.fsync(fd)
+        except OSError as error:
+            _log.error("could not cut %s after a failed write: %s", self._path, error)
+        finally:
+            os.close(fd)
+        rows, self.open_rows = self.open_rows, 0
+        size, self.open_size = self.open_size, 0
+        if rows:
+            return self._rename_sealed(self._token, rows, self._path, size)
+        self._added -= size
+        self._path.unlink(missing_ok=True)
+        return None
+
+    def _rename_sealed(self, token: str, rows: int, path: Path, size: int) -> Segment:
+        sealed = path.with_name(f"{token}.{rows}.sealed")
+        try:
+            # No fsync of the folder: if a power cut undoes the name, recovery gives the same one again.
+            path.rename(sealed)
+        except OSError as error:
+            _log.error("could not rename %s: %s", path, error)
+            sealed = path
+        return Segment(token, rows, sealed, size)
+
+    def probe(self) -> None:
+        """Raise OSError if the folder takes no writes now."""
+        path = self.folder / "probe"
+        try:
+            fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            try:
+                _write(fd, bytes(4096))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        finally:
+            path.unlink(missing_ok=True)
+
+    # -- reading and deleting -----------------------------------------------------------------
+
+    def read(self, segment: Segment) -> Contents:
+        """All that is intact in the segment's file. What is damaged is copied to the quarantine first."""
+        data = segment.path.read_bytes()
+        header, payloads, rows = b"", [], 0
+        for start, end, count, payload in frames(data):
+            if payload is None:
+                self.quarantine(f"{segment.token}.{start}.damaged", data[start:end])
+                _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
+            elif count:
+                payloads.append(payload)
+                rows += count
+            else:
+                header = payload
+        return Contents(header, payloads, rows)
+
+    def drop(self, segment: Segment) -> None:
+        """Delete a segment that ClickHouse has confirmed. If a power cut undoes this, its token still holds."""
+        segment.path.unlink(missing_ok=True)
+        self._splits_path(segment.token).unlink(missing_ok=True)
+        self._dropped += segment.size
+
+    # -- refused rows -------------------------------------------------------------------------
+
+    def quarantine(self, name: str, content: bytes) -> None:
+        """Keep ``content`` durably under ``name``; the same name again replaces it."""
+        self.quarantine_folder.mkdir(mode=0o700, exist_ok=True)
+        temporary = self.quarantine_folder / f".{name}.tmp"
+        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, content)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.rename(self.quarantine_folder / name)
+        _fsync_folder(self.quarantine_folder)
+
+    def record_split(self, token: str, start: int, stop: int) -> None:
+        """Remember durably that ClickHouse rejected rows ``start`` to ``stop`` of the segment as one batch."""
+        path = self._splits_path(token)
+        new = not path.exists()
+        fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            _write(fd, b"%d %d\n" % (start, stop))
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        if new:
+            _fsync_folder(self.folder)
+
+    def splits(self, token: str) -> set[tuple[int, int]]:
+        """The row ranges that ``record_split`` remembers; a torn last line is none."""
+        try:
+            lines = self._splits_path(token).read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return set()
+        return {(int(start), int(stop)) for start, stop in (line.split() for line in lines)}
+
+    def _splits_path(self, token: str) -> Path:
+        return self.folder / f"{token}.splits"
+
+
+def _write(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    if written != len(data):
+        raise OSError(errno.ENOSPC, f"short write: {written} of {len(data)} bytes")
+
+
+def _fsync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

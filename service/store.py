@@ -1,0 +1,316 @@
+"""The store: ClickHouse, a server over HTTP or embedded in this process, behind one small interface.
+
+The only file that knows clickhouse-connect. Both kinds run the same statements with the same settings;
+they differ in how a call leaves the event loop: the server's client is asynchronous, the embedded one
+has a thread for inserts and one for queries, each with a client of its own.
+
+What an insert must carry, so that it is stored once however often it is tried:
+
+- one token, the segment's;
+- one block (``req_block_size``): the driver would split a batch by a sampled row size, and ClickHouse
+  compares a token block by block;
+- ``async_insert=0``: it is on by default in current servers, and acknowledges what is not yet stored.
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from clickhouse_connect.driver import options
+from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
+
+from schemas.rows import Header
+from service.errors import Misconfigured, Rejected, Retryable, StartError, StoreError
+from service.migrate import Migration, migrate
+
+TABLE = "events"
+DEFAULT_DATABASE = "analytics"
+#: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
+CONNECT_TIMEOUT, PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 5.0, 5.0, 10.0, 60.0
+#: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
+KEEPALIVE_TIMEOUT = 2.5
+ONE_BLOCK = 1 << 30
+INSERT_SETTINGS = {"async_insert": 0, "deduplicate_blocks_in_dependent_materialized_views": 1}
+
+# Error codes: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+#: These rows will never fit.
+REJECTED = frozenset({
+    6,  # CANNOT_PARSE_TEXT
+    25, 26, 27,  # CANNOT_PARSE_ESCAPE_SEQUENCE, CANNOT_PARSE_QUOTED_STRING, CANNOT_PARSE_INPUT_ASSERTION_FAILED
+    33,  # CANNOT_READ_ALL_DATA
+    38, 41, 72,  # CANNOT_PARSE_DATE, CANNOT_PARSE_DATETIME, CANNOT_PARSE_NUMBER
+    53, 69, 70,  # TYPE_MISMATCH, ARGUMENT_OUT_OF_BOUND, CANNOT_CONVERT_TYPE
+    117,  # INCORRECT_DATA
+    131,  # TOO_LARGE_STRING_SIZE
+    321, 349,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+    376,  # CANNOT_PARSE_UUID
+    395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: a materialized view or a constraint of the table's owner says no
+    407, 469,  # DECIMAL_OVERFLOW, VIOLATED_CONSTRAINT
+    691,  # UNKNOWN_ELEMENT_OF_ENUM
+})  # fmt: skip
+#: A person must mend something; until then every batch waits.
+MISCONFIGURED = frozenset({
+    16, 47, 60, 81,  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE, UNKNOWN_DATABASE
+    115, 164,  # UNKNOWN_SETTING, READONLY
+    192, 193, 194, 195, 497, 516,  # unknown user, wrong or required password, address not allowed, denied, failed
+})  # fmt: skip
+_UNKNOWN_DATABASE = 81
+_TOO_MANY_PARTS = 252
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+_DSN_HELP = "it should be chdb://, chdb:///folder or http(s)://user:password@host:port/database"
+#: What a DSN may add behind a question mark, as the driver names it.
+_DSN_OPTIONS = frozenset({"verify", "ca_cert", "client_cert", "client_cert_key", "compress"})
+
+
+class Target(NamedTuple):
+    """Where a DSN points: a folder to embed ClickHouse in, or the driver's arguments for a server."""
+
+    database: str
+    folder: Path | None
+    server: dict[str, Any]
+    shown: str  # for people: without the password
+
+    @property
+    def embedded(self) -> bool:
+        return self.folder is not None
+
+
+def parse_dsn(dsn: str, default_folder: Path) -> Target:
+    """What ``ANALYTICS_CLICKHOUSE_DSN`` means. Raises StartError, and never repeats a password."""
+    try:
+        parts = urlsplit(dsn)
+        port = parts.port
+    except ValueError:
+        raise _bad_dsn("it can't be read") from None
+    if parts.scheme == "chdb":
+        if parts.netloc or parts.query:
+            raise _bad_dsn("an embedded ClickHouse has a folder and nothing else")
+        folder = Path(unquote(parts.path)) if parts.path.strip("/") else default_folder
+        return Target(DEFAULT_DATABASE, folder, {}, f"embedded in {folder}")
+    if parts.scheme not in ("http", "https"):
+        raise _bad_dsn(f"the scheme {parts.scheme!r} is not known" if parts.scheme else "it has no scheme")
+    if not parts.hostname:
+        raise _bad_dsn("it has no host")
+    database = unquote(parts.path.strip("/")) or DEFAULT_DATABASE
+    if not _IDENTIFIER.fullmatch(database):
+        raise _bad_dsn(f"{database!r} is no name for a database")
+    extra = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(extra.keys() - _DSN_OPTIONS):
+        raise _bad_dsn(f"the option {unknown[0]!r} is not one of {', '.join(sorted(_DSN_OPTIONS))}")
+    secure = parts.scheme == "https"
+    server = {
+        "interface": parts.scheme,
+        "host": parts.hostname,
+        "port": port or (8443 if secure else 8123),
+        "username": unquote(parts.username or "default"),
+        "password": unquote(parts.password or ""),
+        "compress": False,  # client CPU is dearer than the network between a service and its database
+        **extra,
+    }
+    return Target(database, None, server, f"{parts.scheme}://{parts.hostname}:{server['port']}/{database}")
+
+
+def _bad_dsn(reason: str) -> StartError:
+    return StartError(f"ANALYTICS_CLICKHOUSE_DSN is malformed: {reason}; {_DSN_HELP}")
+
+
+class _Engine(Protocol):
+    """How calls reach one kind of ClickHouse. May raise anything; the store tells what it means."""
+
+    async def open(self, database: str | None) -> None: ...
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None: ...
+    async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]: ...
+    async def close(self) -> None: ...
+
+
+class Store:
+    """ClickHouse. ``prepare`` it once; until it is ``ready`` nothing else works. All methods raise StoreError."""
+
+    def __init__(self, target: Target, *, migrating: bool) -> None:
+        self.embedded = target.embedded
+        self.ready = False
+        self._target = target
+        self._migrating = migrating
+        self._engine: _Engine = _Embedded(target) if target.embedded else _Server(target)
+
+    async def prepare(self) -> list[Migration]:
+        """Connect; make the database and its tables, unless that is left to ``analytics migrate``."""
+        applied: list[Migration] = []
+        if self._migrating:
+            await self._call(self._open_or_create_database(), QUERY_TIMEOUT)
+            applied = await migrate(self)
+        else:
+            await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
+        self.ready = True
+        return applied
+
+    async def _open_or_create_database(self) -> None:
+        try:
+            await self._engine.open(self._target.database)
+        except Exception as error:
+            if _code(error) != _UNKNOWN_DATABASE:
+                raise
+            await self._engine.open(None)
+            await self._engine.query(f"CREATE DATABASE IF NOT EXISTS {self._target.database}", None)
+            await self._engine.open(self._target.database)
+
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        """Insert one block, once for this token. Raises Retryable or Rejected."""
+        await self._call(self._engine.insert(header, columns, token), INSERT_TIMEOUT)
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
+        return await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
+
+    async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
+        """Run a statement that returns nothing."""
+        await self.query(sql, parameters)
+
+    async def ping(self) -> None:
+        """Raise if ClickHouse does not answer."""
+        await self._call(self._engine.query("SELECT 1", None), PING_TIMEOUT)
+
+    async def close(self) -> None:
+        """Let go of ClickHouse; a running call is waited for."""
+        self.ready = False
+        await self._engine.close()
+
+    async def _call(self, call: Awaitable[Any], seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call
+        except TimeoutError:
+            raise Retryable(f"ClickHouse did not answer within {seconds:.0f} s") from None
+        except StoreError:
+            raise
+        except Exception as error:
+            raise _classified(error) from error
+
+
+class _Server:
+    """A ClickHouse server: the driver's asynchronous client."""
+
+    def __init__(self, target: Target) -> None:
+        self._arguments = target.server
+        self._client: Any = None
+
+    async def open(self, database: str | None) -> None:
+        from clickhouse_connect import get_async_client
+
+        await self.close()
+        self._client = await get_async_client(
+            **self._arguments,
+            database=database,
+            connect_timeout=CONNECT_TIMEOUT,
+            keepalive_timeout=KEEPALIVE_TIMEOUT,
+            client_name="analytics",
+        )
+
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        context = await self._client.create_insert_context(**_context(header, token))
+        context.req_block_size = ONE_BLOCK
+        await self._client.insert(data=columns, context=context)
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
+        result = await self._client.query(sql, parameters=parameters)
+        return list(result.result_rows)
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+class _Embedded:
+    """ClickHouse in this process: synchronous clients, each with a thread of its own.
+
+    The engine must be closed before the process ends, and no thread may be inside of it then.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._folder = target.folder
+        self._threads = {name: ThreadPoolExecutor(1, f"chdb-{name}") for name in ("insert", "query")}
+        self._clients: dict[str, Any] = {}
+
+    async def open(self, database: str | None) -> None:
+        for name in self._threads:
+            await self._run(name, self._open, name, database)
+
+    def _open(self, name: str, database: str | None) -> None:
+        try:
+            from clickhouse_connect import get_client
+
+            if client := self._clients.pop(name, None):
+                client.close()
+            assert self._folder is not None
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._clients[name] = get_client(interface="chdb", path=str(self._folder), database=database)
+        except ImportError:
+            raise Misconfigured(
+                "the embedded ClickHouse is not installed: pip install 'analytics[embedded]',"
+                " or set ANALYTICS_CLICKHOUSE_DSN to a server, http://user:password@host:port/database"
+            ) from None
+
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        await self._run("insert", self._insert, header, columns, token)
+
+    def _insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        client = self._clients["insert"]
+        context = client.create_insert_context(**_context(header, token))
+        context.req_block_size = ONE_BLOCK
+        client.insert(data=columns, context=context)
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
+        return await self._run("query", self._query, sql, parameters)
+
+    def _query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
+        return list(self._clients["query"].query(sql, parameters=parameters).result_rows)
+
+    async def close(self) -> None:
+        for name, thread in self._threads.items():
+            if client := self._clients.pop(name, None):
+                await self._run(name, client.close)
+            thread.shutdown()
+
+    async def _run(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads[name], partial(function, *arguments))
+
+
+def _context(header: Header, token: str) -> dict[str, Any]:
+    # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
+    return {
+        "table": TABLE,
+        "column_names": header.names,
+        "column_type_names": header.types,
+        "column_oriented": True,
+        "settings": {**INSERT_SETTINGS, "insert_deduplication_token": token},
+    }
+
+
+def _code(error: BaseException) -> int:
+    return int(getattr(error, "code", None) or 0)
+
+
+def _classified(error: Exception) -> StoreError:
+    """What a failure means for the batch."""
+    code = _code(error)
+    message = " ".join(str(error).split())[:500] or type(error).__name__
+    if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
+        return Rejected(message, code)
+    if code in MISCONFIGURED:
+        return Misconfigured(message, code)
+    if not code and isinstance(error, (DataError, UnicodeError, TypeError, OverflowError)):
+        return Rejected(f"the driver can't encode the rows: {message}")
+    if not isinstance(error, (ClickHouseError, OSError)):
+        message = f"{type(error).__name__}: {message}"
+    return Retryable(message, code)
+
+
+# The embedded extra brings pandas along, and the driver would import it (1 s, 90 MB) to ask whether
+# the data is a data frame. It never is.
+options.np = options.pd = None

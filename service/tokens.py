@@ -1,0 +1,114 @@
+"""Access tokens: who may post and who may read. Only their hashes are kept.
+
+The tokens are those of ``ANALYTICS_WRITE_TOKENS`` and ``ANALYTICS_READ_TOKENS`` and those of the tokens
+file. A token from the file has the name given to it; one from the environment is named ``env-`` and the
+first 8 hex digits of its SHA-256, so that the name stays when others come and go.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from service.errors import StartError
+
+Scope = Literal["write", "read"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Token(NamedTuple):
+    """What a known token is allowed, and the name that its events carry in the column ``source``."""
+
+    name: str
+    scopes: frozenset[Scope]
+
+
+class _Entry(BaseModel):
+    name: str
+    scopes: list[Scope]
+    sha256: str
+
+
+class _File(BaseModel):
+    tokens: list[_Entry] = []
+
+
+def digest(token: str) -> bytes:
+    """The hash by which a token is known. Tokens are random, so that a plain hash is enough."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+def from_environment(write: str, read: str) -> dict[bytes, Token]:
+    """The tokens of the two variables, by hash; one that is in both has both scopes."""
+    scopes: dict[bytes, set[Scope]] = {}
+    listed: tuple[tuple[Scope, str], ...] = (("write", write), ("read", read))
+    for scope, tokens in listed:
+        for token in filter(None, map(str.strip, tokens.split(","))):
+            scopes.setdefault(digest(token), set()).add(scope)
+    return {key: Token(f"env-{key.hex()[:8]}", frozenset(both)) for key, both in scopes.items()}
+
+
+def from_file(path: Path) -> dict[bytes, Token]:
+    """The tokens of the file, by hash. Raises StartError if it can't be read, or if others can read it."""
+    file = _read(path)
+    if path.stat().st_mode & 0o077:
+        raise StartError(f"the tokens file {path} can be read by other users: chmod 600 {path}")
+    try:
+        return {bytes.fromhex(one.sha256): Token(one.name, frozenset(one.scopes)) for one in file.tokens}
+    except ValueError:
+        raise StartError(f"the tokens file {path} is damaged: a sha256 is not hexadecimal") from None
+
+
+def create(path: Path, name: str, scopes: Iterable[Scope]) -> str:
+    """Make a token, add its hash to the file, and return it: the only time that it is seen. Raises StartError."""
+    if not NAME.fullmatch(name):
+        raise StartError(f"{name!r} is no name for a token: use 1 to 64 letters, digits, dots, dashes or underscores")
+    file = _read(path) if path.exists() else _File()
+    if any(one.name == name for one in file.tokens):
+        raise StartError(f"the tokens file {path} has a token named {name} already: revoke it first, or choose another")
+    token = f"{name}_{secrets.token_urlsafe(32)}"
+    file.tokens.append(_Entry(name=name, scopes=sorted(set(scopes)), sha256=digest(token).hex()))
+    _replace(path, file)
+    return token
+
+
+def revoke(path: Path, name: str) -> None:
+    """Take the token of that name out of the file. Raises StartError if there is none."""
+    file = _read(path)
+    kept = [one for one in file.tokens if one.name != name]
+    if len(kept) == len(file.tokens):
+        raise StartError(f"the tokens file {path} has no token named {name}")
+    _replace(path, _File(tokens=kept))
+
+
+def _read(path: Path) -> _File:
+    try:
+        return _File.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StartError(f"the tokens file {path} can't be read: {error.strerror}") from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"])) or "the file"
+        raise StartError(f"the tokens file {path} is damaged: {place}: {fault['msg']}") from None
+
+
+def _replace(path: Path, file: _File) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w") as out:
+            json.dump(file.model_dump(), out, indent=2)
+            out.write("\n")
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        raise StartError(f"the tokens file {path} can't be written: {error.strerror}") from None

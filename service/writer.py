@@ -1,0 +1,197 @@
+"""The writer: makes rows durable and cuts them into batches, so that a returned ``add`` is a promise.
+
+    add ──► waiting ──► one group ──► one frame, one fdatasync ──► every add of the group returns
+                                          │ rows, bytes or age
+                                          ▼
+                                  segment sealed ──► flusher
+
+Group commit: while the spool's thread syncs one group, the next one gathers. No timer delays a lone
+request, and load makes the groups larger. A group never grows past what fills the segment, so that
+batches have the size that was asked for.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+from schemas.rows import Row, encode_rows
+from service.errors import SpoolFailed, SpoolFull, Stopping
+from service.flusher import Flusher
+from service.spool import Segment, Spool
+from service.status import Status
+
+#: Upper bound of what a row takes in a segment beyond the bytes that it came in: ids, times, lengths, defaults.
+ROW_OVERHEAD_BYTES = 200
+#: Events taken from the network and not yet on disk: a bound on memory, far above what a working disk leaves waiting.
+WAITING_MAX_BYTES = 64 * 2**20
+#: Room without which the spool counts as full, so that /health says so before a request finds out.
+ROOM_MIN_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The triggers (rows, bytes, seconds) and the cap of the spool in bytes."""
+
+    batch_rows: int
+    batch_bytes: int
+    flush_interval: float
+    spool_max_bytes: int
+
+
+class _Waiter(NamedTuple):
+    rows: list[Row]
+    size: int
+    done: asyncio.Future[None]
+
+
+class BatchWriter:
+    """Owns the open segment. All methods belong to the event loop; disk work is done on one thread."""
+
+    def __init__(self, spool: Spool, flusher: Flusher, limits: Limits, status: Status) -> None:
+        self.limits = limits
+        self._spool = spool
+        self._flusher = flusher
+        self._status = status
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._waiting: list[_Waiter] = []
+        self._waiting_bytes = 0
+        self._wake = asyncio.Event()
+        self._rows: list[Row] = []  # of the open segment
+        self._due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+        self._synced_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def open_rows(self) -> int:
+        """Acknowledged rows in the open batch."""
+        return len(self._rows)
+
+    def start(self) -> None:
+        """Begin to take events."""
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def add(self, rows: list[Row], size: int) -> None:
+        """Make ``rows`` durable; they came in ``size`` bytes. On return they are kept, whatever happens.
+
+        Raises Unavailable (SpoolFull, SpoolFailed, Stopping): then none of them is.
+        """
+        size += ROW_OVERHEAD_BYTES * len(rows)
+        if refusal := self._refusal(size):
+            raise refusal
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiter(rows, size, done))
+        self._waiting_bytes += size
+        self._wake.set()
+        await done
+
+    def refusal(self) -> str | None:
+        """Why an event sent now would not be kept; None if it would be."""
+        refusal = self._refusal(ROOM_MIN_BYTES)
+        if refusal:
+            return str(refusal.detail)
+        return None if self._status.ok else self._status.reason
+
+    def _refusal(self, size: int) -> SpoolFull | Stopping | None:
+        if self._stopping:
+            return Stopping()
+        missing = self._spool.size + self._waiting_bytes + size - self.limits.spool_max_bytes
+        if missing > 0:
+            return SpoolFull(retry_after=self._flusher.seconds_to_free(missing))
+        if self._waiting_bytes + size > WAITING_MAX_BYTES and self._waiting:
+            return SpoolFull("Too many events are waiting for the disk; nothing of this request was kept")
+        return None
+
+    async def probe(self) -> None:
+        """Find out whether the disk takes writes, unless a group has just shown it."""
+        if self._status.ok and time.monotonic() - self._synced_at < 1.0:
+            return
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._spool.probe)
+        except OSError as error:
+            self._status.fails(_reason(error))
+        else:
+            self._status.works()
+
+    async def close(self) -> None:
+        """Take no more events, finish the waiting ones, and hand the open segment to the flusher."""
+        self._stopping = True
+        self._wake.set()
+        if self._task:
+            await self._task
+        self._thread.shutdown()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting or not self._stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting or self._due or (self._stopping and self._rows):
+                group = self._take_group()
+                started = loop.time()
+                seal = self._due or (self._stopping and not self._waiting)
+                outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
+                self._settle(group, outcome, started)
+
+    def _take_group(self) -> list[_Waiter]:
+        """Those that waited longest, as many as the open segment has room for, at least one if any waits."""
+        room = self.limits.batch_rows - len(self._rows)
+        for count, waiter in enumerate(self._waiting, 1):
+            room -= len(waiter.rows)
+            if room <= 0:
+                group, self._waiting = self._waiting[:count], self._waiting[count:]
+                return group
+        group, self._waiting = self._waiting, []
+        return group
+
+    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, OSError | None]:
+        """On the spool's thread: one durable frame for the group; the segment, if this sealed it; the error."""
+        error = None
+        try:
+            if group:
+                rows = list(chain.from_iterable(waiter.rows for waiter in group))
+                self._spool.append(encode_rows(rows), len(rows))
+        except OSError as caught:
+            error = caught
+        limits, spool = self.limits, self._spool
+        full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
+        return spool.seal() if seal or full or error else None, error
+
+    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, OSError | None], started: float) -> None:
+        sealed, error = outcome
+        if error:
+            self._status.fails(_reason(error))
+        else:
+            self._status.works()
+            self._synced_at = time.monotonic()
+            for waiter in group:
+                self._rows += waiter.rows
+        for waiter in group:
+            self._waiting_bytes -= waiter.size
+            if not waiter.done.done():  # its client may have been cut off meanwhile
+                waiter.done.set_exception(SpoolFailed()) if error else waiter.done.set_result(None)
+        if sealed:
+            # After a failed write the file is not to be trusted: then the flusher inserts from memory.
+            self._flusher.submit(sealed, self._rows, keep=bool(error))
+            self._rows = []
+            self._due = False
+            if self._timer:
+                self._timer.cancel()
+                self._timer = None
+        elif self._rows and not self._timer:
+            self._timer = asyncio.get_running_loop().call_at(started + self.limits.flush_interval, self._on_age)
+        elif not self._rows:
+            self._due = False
+
+    def _on_age(self) -> None:
+        self._timer = None
+        self._due = True
+        self._wake.set()
+
+
+def _reason(error: OSError) -> str:
+    return f"the spool can't be written: {error.strerror or error}"

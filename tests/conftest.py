@@ -1,0 +1,67 @@
+"""Fixtures: a real ClickHouse server for the session, databases of their own, real service processes."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from hypothesis import settings
+
+from tests.support.clickhouse import ClickHouseServer, query
+from tests.support.service import Service
+
+settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A ClickHouse server: maps a database name to a DSN. ANALYTICS_TEST_CLICKHOUSE_DSN names another one to use."""
+    if given := os.environ.get("ANALYTICS_TEST_CLICKHOUSE_DSN"):
+        yield lambda database: f"{given.rstrip('/').rsplit('/', 1)[0] if given.count('/') > 2 else given}/{database}"
+        return
+    server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse") / "server").start()
+    yield server.dsn
+    server.stop()
+
+
+@pytest.fixture
+def server_dsn(clickhouse: Callable[[str], str]) -> Iterator[str]:
+    """The DSN of a database that does not exist yet, on the ClickHouse server."""
+    database = f"test_{uuid4().hex[:12]}"
+    yield clickhouse(database)
+    query(clickhouse("default"), f"DROP DATABASE IF EXISTS {database}")
+
+
+@pytest.fixture(params=["server", "embedded"])
+def dsn(request: pytest.FixtureRequest) -> str:
+    """Each kind of ClickHouse in turn."""
+    return "chdb://" if request.param == "embedded" else str(request.getfixturevalue("server_dsn"))
+
+
+@pytest.fixture
+def make_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Makes service processes, each on a folder of its own, and ends those that still run."""
+    made: list[Service] = []
+
+    def make(dsn: str = "chdb://", **environment: object) -> Service:
+        folder = tmp_path / f"service-{len(made)}"
+        made.append(Service(folder, ANALYTICS_CLICKHOUSE_DSN=dsn, **environment))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.end()
+
+
+@pytest.fixture
+def service(make_service: Callable[..., Service], server_dsn: str) -> Service:
+    """A running service on the ClickHouse server."""
+    return make_service(server_dsn).start()
+
+
+@pytest.fixture
+def any_service(make_service: Callable[..., Service], dsn: str) -> Service:
+    """A running service on each kind of ClickHouse in turn."""
+    return make_service(dsn).start()
