@@ -72,7 +72,5 @@ class Event(BaseModel):
 class EventBatch(BaseModel):
     """Up to 100 events in one request."""
 
-    events: list[Event] = Field(
-        min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS, description="1 to 100 events"
-    )
+    events: list[Event] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS, description="1 to 100 events")
     client_id: str | None = Field(None, description="The sending client; stored with each event of the batch")

@@ -8,7 +8,7 @@ from schemas.events import Event, EventBatch
 from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Probe, Stats, ValidationErrorBody
 
 _MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, ValidationErrorBody, ErrorBody, Health, Probe)
-_BEARER = [{"HTTPBearer": []}]
+_BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
 _PREFIX = "/api/v1/analytics"
 _INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
 _REFUSALS: dict[int, tuple[str, str]] = {
@@ -43,9 +43,7 @@ def document(version: str) -> dict[str, Any]:
                     "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
                 )
             },
-            f"{_PREFIX}/health": {
-                "get": _operation("get_health", "Analytics Health", _probes("Health"))
-            },
+            f"{_PREFIX}/health": {"get": _operation("get_health", "Analytics Health", _probes("Health"))},
             "/livez": {"get": _operation("get_livez", "Liveness", {200: ("Probe", "The process answers")})},
             "/readyz": {"get": _operation("get_readyz", "Readiness", _probes("Probe"))},
         },

@@ -162,7 +162,7 @@ def _settle(event: ParsedEvent) -> None:
 
 
 def _properties_text(raw: JsonText) -> str:
-    text = str(raw, "utf-8")  # type: ignore[call-overload]
+    text: str = str(raw, "utf-8")  # type: ignore[call-overload]
     if text[0] != "{":
         if text == "null":
             return NO_PROPERTIES

@@ -50,7 +50,7 @@ def check(body: bytes, model: type[Model]) -> Model:
     try:
         valid = model.model_validate(value, from_attributes=True)
     except ValidationError as error:
-        raise Invalid([_item(**item) for item in error.errors(include_url=False)]) from None
+        raise Invalid([_item(dict(item)) for item in error.errors(include_url=False)]) from None
     _check_strict_json(body)
     return valid
 
@@ -94,10 +94,11 @@ def _json_invalid(place: int | str, reason: str) -> ErrorItem:
     }
 
 
-def _item(*, type: str, loc: tuple[int | str, ...], msg: str, input: Any, ctx: dict[str, Any] | None = None) -> ErrorItem:
-    item = {"type": type, "loc": ["body", *loc], "msg": msg, "input": _printable(input)}
-    if ctx is not None:
-        item["ctx"] = _printable(ctx)
+def _item(error: dict[str, Any]) -> ErrorItem:
+    item = {name: error[name] for name in ("type", "loc", "msg")} | {"input": _printable(error["input"])}
+    item["loc"] = ["body", *error["loc"]]
+    if "ctx" in error:
+        item["ctx"] = _printable(error["ctx"])
     return item
 
 

@@ -1,7 +1,7 @@
 """The application: the only place where the parts are wired, and where their lives begin and end.
 
-    data folder ─ spool ─ flusher ─ writer ─ monitor        each closed in reverse
-                            └─ store ─┘
+data folder ─ spool ─ flusher ─ writer ─ monitor        each closed in reverse
+                        └─ store ─┘
 """
 
 import asyncio
@@ -51,6 +51,8 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
         *docs_routes(),
     ])  # fmt: skip
 
+    deadline, loop = 0.0, asyncio.get_running_loop()
+
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
@@ -61,19 +63,27 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
         app[health.PARTS] = health.Parts(spool_status, clickhouse_status, time.monotonic())
 
-        recover(spool, flusher)
-        await monitor.prepare(PREPARE_TIMEOUT)
-        await writer.probe()
-        writer.start()
-        monitor.start()
-        yield
-        deadline = asyncio.get_running_loop().time() + settings.shutdown_timeout
-        await writer.close()
-        await flusher.drain(deadline - asyncio.get_running_loop().time())
-        await monitor.close()
-        await flusher.close()
-        await store.close()
+        try:
+            recover(spool, flusher)
+            await monitor.prepare(PREPARE_TIMEOUT)
+            await writer.probe()
+            writer.start()
+            monitor.start()
+            yield
+        finally:
+            await writer.close()
+            await flusher.drain(deadline - loop.time())
+            await monitor.close()
+            await flusher.close()
+            await store.close()
 
+    async def announce_stop(app: web.Application) -> None:
+        # Handlers still run: readiness goes off, and the time that the stop may take begins to count.
+        nonlocal deadline
+        deadline = loop.time() + settings.shutdown_timeout
+        app[track.WRITER].announce_stop()
+
+    app.on_shutdown.append(announce_stop)
     app.cleanup_ctx.append(parts)
     return app
 

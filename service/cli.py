@@ -11,11 +11,15 @@ from pathlib import Path
 from aiohttp import web
 
 from service import __version__, logs, tokens
-from service.config import Settings, load, unknown_variables, variable
+from service.config import Settings, load, variable
 from service.datadir import DataDir
+from service.dsn import parse_dsn
 from service.errors import StartError, StoreError
 
 _log = logging.getLogger(__name__)
+#: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
+STOP_CONNECTIONS_TIMEOUT = 5.0
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -71,14 +75,19 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
+def _settings() -> Settings:
+    settings, warnings = load()
+    logs.configure(settings.log_level, settings.log_format)
+    for warning in warnings:
+        _log.warning(warning)
+    return settings
+
+
 # -- serve ------------------------------------------------------------------------------------
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = load()
-    logs.configure(settings.log_level, settings.log_format)
-    for warning in unknown_variables():
-        _log.warning(warning)
+    settings = _settings()
     data = DataDir(settings.data_dir)
     try:
         known, made = _tokens(settings, data)
@@ -89,11 +98,9 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.Token], dict[str, str]]:
     """The known tokens, and those that were made just now because there were none."""
-    known = tokens.from_environment(
-        settings.write_tokens.get_secret_value(), settings.read_tokens.get_secret_value()
-    )
+    known = tokens.from_environment(settings.write_tokens.get_secret_value(), settings.read_tokens.get_secret_value())
     path = settings.tokens_file or data.tokens
-    made = {}
+    made: dict[str, str] = {}
     if settings.tokens_file or path.exists():
         known |= tokens.from_file(path)
     if not known:
@@ -102,12 +109,10 @@ def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.To
     return known, made
 
 
-async def _run(
-    settings: Settings, data: DataDir, known: Mapping[bytes, tokens.Token], made: dict[str, str]
-) -> int:
+async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.Token], made: dict[str, str]) -> int:
     # Imported late: `analytics token` and `--help` answer at once without them.
     from service.app import create_app
-    from service.store import Store, parse_dsn
+    from service.store import Store
 
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), data.clickhouse)
     if target.embedded:
@@ -120,7 +125,7 @@ async def _run(
         auto_decompress=False,  # ours has a limit: see service/api/body.py
         handler_cancellation=False,  # a client that leaves must not abort a commit
         keepalive_timeout=75,
-        shutdown_timeout=settings.shutdown_timeout,
+        shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -148,7 +153,7 @@ async def _run(
 
 def _url(host: str, runner: web.AppRunner) -> str:
     port = runner.addresses[0][1]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    shown = _REACHABLE.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 
 
@@ -166,7 +171,7 @@ def _say_ready(settings: Settings, data: DataDir, store: str, url: str, made: di
         "Send an event:",
         f"  curl {url}/api/v1/analytics -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
         if made
-        else f"  curl {url}/api/v1/analytics -H \"Authorization: Bearer $TOKEN\" -d '{{\"event_name\":\"hello\"}}'",
+        else f'  curl {url}/api/v1/analytics -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
     ]
     print("\n".join(lines), flush=True)
 
@@ -175,13 +180,12 @@ def _say_ready(settings: Settings, data: DataDir, store: str, url: str, made: di
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    settings = load()
-    logs.configure(settings.log_level, settings.log_format)
+    settings = _settings()
     return asyncio.run(_migrate_now(settings))
 
 
 async def _migrate_now(settings: Settings) -> int:
-    from service.store import Store, parse_dsn
+    from service.store import Store
 
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")
     data = DataDir(settings.data_dir) if target.embedded else None
@@ -205,18 +209,18 @@ def _tokens_path(settings: Settings) -> Path:
 
 
 def _token_new(options: argparse.Namespace) -> None:
-    path = _tokens_path(load())
+    path = _tokens_path(_settings())
     print(tokens.create(path, options.name, options.scope))
     print(f"Shown only now; its hash is in {path}. A running service takes it after a restart.", file=sys.stderr)
 
 
 def _token_list(options: argparse.Namespace) -> None:
-    path = _tokens_path(load())
+    path = _tokens_path(_settings())
     for token in tokens.from_file(path).values():
         print(f"{token.name}\t{','.join(sorted(token.scopes))}")
 
 
 def _token_revoke(options: argparse.Namespace) -> None:
-    path = _tokens_path(load())
+    path = _tokens_path(_settings())
     tokens.revoke(path, options.name)
-    print(f"Revoked; a running service refuses it after a restart.", file=sys.stderr)
+    print("Revoked; a running service refuses it after a restart.", file=sys.stderr)

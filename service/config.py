@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from service.errors import StartError
 
@@ -21,15 +21,15 @@ def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any
     return Field(default, description=description, json_schema_extra={"expects": expects}, **bounds)
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All that a deployment can set."""
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     host: str = _setting("127.0.0.1", "Address to listen on", "an address, for instance 127.0.0.1 or 0.0.0.0")
-    port: int = _setting(8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535)
+    port: int = _setting(
+        8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535
+    )
     data_dir: Path = _setting(
         Path("data"), "Folder of the spool, the tokens and the embedded ClickHouse", "a folder that can be written"
     )
@@ -62,8 +62,8 @@ class Settings(BaseSettings):
         "a whole number of bytes, at least 65536", ge=65536,
     )  # fmt: skip
     max_body_bytes: int = _setting(
-        4 * 2**20, "Largest body taken, in bytes, as sent and unpacked", "a whole number of bytes from 1024 to 268435456",
-        ge=1024, le=256 * 2**20,
+        4 * 2**20, "Largest body taken, in bytes, as sent and unpacked",
+        "a whole number of bytes from 1024 to 268435456", ge=1024, le=256 * 2**20,
     )  # fmt: skip
     body_timeout: float = _setting(
         30.0, "Seconds within which a body must arrive", "a number of seconds, more than 0", gt=0, le=3600
@@ -85,32 +85,32 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def load() -> Settings:
-    """The settings of this process. Raises StartError with a line for each one that is not valid."""
+def load() -> tuple[Settings, list[str]]:
+    """The settings of this process, and a warning for each variable that is no setting.
+
+    Raises StartError that names each variable whose value is not valid.
+    """
+    variables = {name: value for name, value in dotenv_values(".env").items() if value is not None}
+    variables |= os.environ
+    known = {variable(field): field for field in Settings.model_fields}
+    given = {field: variables[name] for name, field in known.items() if variables.get(name)}
     try:
-        return Settings()
+        settings = Settings.model_validate(given)
     except ValidationError as error:
-        raise StartError("; ".join(_describe(item["loc"]) for item in error.errors())) from None
+        faults = [_describe(str(item["loc"][0]), given) for item in error.errors()]
+        raise StartError("; ".join(faults)) from None
+    # A misspelt variable would do nothing, silently.
+    strange = [name for name in sorted(variables) if name.startswith(PREFIX) and name not in known]
+    return settings, [_unknown(name, known) for name in strange if not name.startswith(f"{PREFIX}TEST_")]
 
 
-def unknown_variables() -> list[str]:
-    """A warning for each ``ANALYTICS_`` variable that is no setting: a misspelt one would do nothing, silently."""
-    known = {variable(field) for field in Settings.model_fields}
-    warnings = []
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "TEST_"):
-            close = difflib.get_close_matches(name, known, 1)
-            warnings.append(f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else ""))
-    return warnings
-
-
-def _describe(loc: tuple[int | str, ...]) -> str:
-    # pydantic-settings names a field by its variable or by its name, depending on the source
-    field = str(loc[0]).lower().removeprefix(PREFIX.lower())
+def _describe(field: str, given: dict[str, str]) -> str:
     info = Settings.model_fields[field]
     extra = info.json_schema_extra
     expects = extra["expects"] if isinstance(extra, dict) else ""
-    secret = info.annotation is SecretStr
-    value = os.environ.get(variable(field))
-    shown = "has a value that is not valid" if secret or value is None else f"is {value!r}"
-    return f"{variable(field)} {shown}, but should be {expects}"
+    return f"{variable(field)} is {given[field]!r}, but should be {expects}"
+
+
+def _unknown(name: str, known: dict[str, str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"{name} is no setting" + (f"; did you mean {close[0]}?" if close else "")

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
+from service.disk import replace_durably
 from service.errors import Misconfigured, Rejected, Retryable
 from service.spool import Segment, Spool
 from service.status import Status
@@ -175,13 +176,14 @@ class Flusher:
 
     async def _insert_part(self, token: str, header: Header, rows: Rows) -> None:
         tries = 0
+        columns = await self._on_thread(to_columns, rows, header.types)
         while True:
             try:
-                await self._store.insert(header, to_columns(rows, header.types), token)
+                await self._store.insert(header, columns, token)
             except Retryable as error:
                 self._status.fails(str(error))
                 longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
-                await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))
+                await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
                 tries = min(tries + 1, 16)
             else:
                 self._status.works()
@@ -190,7 +192,9 @@ class Flusher:
                 self.heard_at = time.monotonic()
 
     def _quarantine(self, token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> None:
-        values = {name: one.hex() if isinstance(one, bytes) else one for name, one in zip(header.names, row, strict=True)}
+        values = {
+            name: one.hex() if isinstance(one, bytes) else one for name, one in zip(header.names, row, strict=True)
+        }
         document = {
             "token": token,
             "row": index,
@@ -199,7 +203,7 @@ class Flusher:
             "reason": str(error),
             "values": values,
         }
-        self._spool.quarantine(f"{token}.{index}.json", json.dumps(document, indent=1).encode())
+        replace_durably(self._spool.quarantine / f"{token}.{index}.json", json.dumps(document, indent=1).encode())
         _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
 
     async def _on_thread(self, function: Any, *args: Any) -> Any:

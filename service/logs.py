@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 from datetime import UTC, datetime
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 #: Attributes that a call may pass in ``extra`` and that are logged.
 EXTRA = ("request_id", "method", "path", "status", "duration_ms", "source")
 _MAX_VALUE = 512
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
@@ -18,8 +20,9 @@ def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
     handler.setFormatter(_JsonFormatter() if json_lines else _TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # Above DEBUG these repeat what we log in our own words, or carry addresses with passwords.
-    for name in ("aiohttp.access", "clickhouse_connect", "asyncio", "urllib3"):
+    # The driver logs with a traceback each error that it raises, and we log each of those in our own words.
+    logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -47,5 +50,5 @@ class _TextFormatter(logging.Formatter):
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
         line = f"{time} {record.levelname.lower():<7} {record.getMessage()}{extra}"
-        line = line.encode("unicode_escape").decode()  # a path may hold escape sequences that a terminal obeys
+        line = _CONTROL.sub("?", line)  # a path may hold escape sequences that a terminal obeys
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

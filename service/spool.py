@@ -1,9 +1,9 @@
 """The spool: a folder of segment files that hold acknowledged events until ClickHouse has confirmed them.
 
 Synchronous and bytes only: what a payload means is not known here. ``append``, ``seal`` and ``probe``
-are the writer's and come from one thread; ``read``, ``drop``, ``quarantine`` and the splits are the
-flusher's and come from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's existence means
-"not confirmed"*, and deleting it is the commit.
+are the writer's and come from one thread; ``read``, ``drop`` and the splits are the flusher's and come
+from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's
+existence means "not confirmed"*, and deleting it is the commit.
 
     <token>.open                segment being appended to; at most one while running
     <token>.<rows>.sealed       closed, to be inserted as one batch; never altered
@@ -33,12 +33,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
 
-_TOKEN = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
-_OPEN = re.compile(_TOKEN + r"\.open")
-_SEALED = re.compile(_TOKEN + r"\.(?P<rows>\d+)\.sealed")
+_NAME = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
+_OPEN = re.compile(_NAME + r"\.open")
+_SEALED = re.compile(_NAME + r"\.(?P<rows>\d+)\.sealed")
 
 
 _log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Spool:
 
     def __init__(self, folder: Path, quarantine: Path, header: bytes) -> None:
         self.folder = folder
-        self.quarantine_folder = quarantine
+        self.quarantine = quarantine
         self.header = header
         #: Rows and bytes in the open segment.
         self.open_rows = 0
@@ -141,7 +142,7 @@ class Spool:
         if self._fd < 0:
             self._create()
         frame = encode_frame(payload, rows)
-        _write(self._fd, frame)
+        write_all(self._fd, frame)
         os.fdatasync(self._fd)
         if not os.fstat(self._fd).st_nlink:  # the sync succeeds, and keeps nothing
             raise OSError(errno.ENOENT, "the open segment was deleted", str(self._path))
@@ -156,9 +157,9 @@ class Spool:
         head = FILE_MAGIC + encode_frame(self.header, 0)
         fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            _write(fd, head)
+            write_all(fd, head)
             os.fsync(fd)
-            _fsync_folder(self.folder)
+            fsync_folder(self.folder)
         except OSError:
             os.close(fd)
             self._path.unlink(missing_ok=True)
@@ -203,7 +204,7 @@ class Spool:
         try:
             fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
-                _write(fd, bytes(4096))
+                write_all(fd, bytes(4096))
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -218,7 +219,7 @@ class Spool:
         header, payloads, rows = b"", [], 0
         for start, end, count, payload in frames(data):
             if payload is None:
-                self.quarantine(f"{segment.token}.{start}.damaged", data[start:end])
+                replace_durably(self.quarantine / f"{segment.token}.{start}.damaged", data[start:end])
                 _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
             elif count:
                 payloads.append(payload)
@@ -233,20 +234,7 @@ class Spool:
         self._splits_path(segment.token).unlink(missing_ok=True)
         self._dropped += segment.size
 
-    # -- refused rows -------------------------------------------------------------------------
-
-    def quarantine(self, name: str, content: bytes) -> None:
-        """Keep ``content`` durably under ``name``; the same name again replaces it."""
-        self.quarantine_folder.mkdir(mode=0o700, exist_ok=True)
-        temporary = self.quarantine_folder / f".{name}.tmp"
-        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            _write(fd, content)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(self.quarantine_folder / name)
-        _fsync_folder(self.quarantine_folder)
+    # -- rejected ranges ----------------------------------------------------------------------
 
     def record_split(self, token: str, start: int, stop: int) -> None:
         """Remember durably that ClickHouse rejected rows ``start`` to ``stop`` of the segment as one batch."""
@@ -254,12 +242,12 @@ class Spool:
         new = not path.exists()
         fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            _write(fd, b"%d %d\n" % (start, stop))
+            write_all(fd, b"%d %d\n" % (start, stop))
             os.fsync(fd)
         finally:
             os.close(fd)
         if new:
-            _fsync_folder(self.folder)
+            fsync_folder(self.folder)
 
     def splits(self, token: str) -> set[tuple[int, int]]:
         """The row ranges that ``record_split`` remembers; a torn last line is none."""
@@ -271,17 +259,3 @@ class Spool:
 
     def _splits_path(self, token: str) -> Path:
         return self.folder / f"{token}.splits"
-
-
-def _write(fd: int, data: bytes) -> None:
-    written = os.write(fd, data)
-    if written != len(data):
-        raise OSError(errno.ENOSPC, f"short write: {written} of {len(data)} bytes")
-
-
-def _fsync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

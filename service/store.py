@@ -13,23 +13,24 @@ What an insert must carry, so that it is stored once however often it is tried:
 """
 
 import asyncio
+import os
 import re
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from typing import Any, Protocol
 
 from clickhouse_connect.driver import options
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
 from schemas.rows import Header
-from service.errors import Misconfigured, Rejected, Retryable, StartError, StoreError
+from service.dsn import Target
+from service.errors import Misconfigured, Rejected, Retryable, StoreError
 from service.migrate import Migration, migrate
 
 TABLE = "events"
-DEFAULT_DATABASE = "analytics"
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 CONNECT_TIMEOUT, PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 5.0, 5.0, 10.0, 60.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
@@ -61,62 +62,11 @@ MISCONFIGURED = frozenset({
 })  # fmt: skip
 _UNKNOWN_DATABASE = 81
 _TOO_MANY_PARTS = 252
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
-_DSN_HELP = "it should be chdb://, chdb:///folder or http(s)://user:password@host:port/database"
-#: What a DSN may add behind a question mark, as the driver names it.
-_DSN_OPTIONS = frozenset({"verify", "ca_cert", "client_cert", "client_cert_key", "compress"})
-
-
-class Target(NamedTuple):
-    """Where a DSN points: a folder to embed ClickHouse in, or the driver's arguments for a server."""
-
-    database: str
-    folder: Path | None
-    server: dict[str, Any]
-    shown: str  # for people: without the password
-
-    @property
-    def embedded(self) -> bool:
-        return self.folder is not None
-
-
-def parse_dsn(dsn: str, default_folder: Path) -> Target:
-    """What ``ANALYTICS_CLICKHOUSE_DSN`` means. Raises StartError, and never repeats a password."""
-    try:
-        parts = urlsplit(dsn)
-        port = parts.port
-    except ValueError:
-        raise _bad_dsn("it can't be read") from None
-    if parts.scheme == "chdb":
-        if parts.netloc or parts.query:
-            raise _bad_dsn("an embedded ClickHouse has a folder and nothing else")
-        folder = Path(unquote(parts.path)) if parts.path.strip("/") else default_folder
-        return Target(DEFAULT_DATABASE, folder, {}, f"embedded in {folder}")
-    if parts.scheme not in ("http", "https"):
-        raise _bad_dsn(f"the scheme {parts.scheme!r} is not known" if parts.scheme else "it has no scheme")
-    if not parts.hostname:
-        raise _bad_dsn("it has no host")
-    database = unquote(parts.path.strip("/")) or DEFAULT_DATABASE
-    if not _IDENTIFIER.fullmatch(database):
-        raise _bad_dsn(f"{database!r} is no name for a database")
-    extra = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if unknown := sorted(extra.keys() - _DSN_OPTIONS):
-        raise _bad_dsn(f"the option {unknown[0]!r} is not one of {', '.join(sorted(_DSN_OPTIONS))}")
-    secure = parts.scheme == "https"
-    server = {
-        "interface": parts.scheme,
-        "host": parts.hostname,
-        "port": port or (8443 if secure else 8123),
-        "username": unquote(parts.username or "default"),
-        "password": unquote(parts.password or ""),
-        "compress": False,  # client CPU is dearer than the network between a service and its database
-        **extra,
-    }
-    return Target(database, None, server, f"{parts.scheme}://{parts.hostname}:{server['port']}/{database}")
-
-
-def _bad_dsn(reason: str) -> StartError:
-    return StartError(f"ANALYTICS_CLICKHOUSE_DSN is malformed: {reason}; {_DSN_HELP}")
+#: Addresses and versions in the driver's messages, which /health would show to anyone.
+_NOT_FOR_PEOPLE = re.compile(
+    r"^Received ClickHouse exception, code: \d+, server response: "
+    r"|\s*\((?:for url|version) [^()]*(?:\([^()]*\))?[^()]*\)|\s*\(?for url \S+\)?"
+)
 
 
 class _Engine(Protocol):
@@ -136,7 +86,7 @@ class Store:
         self.ready = False
         self._target = target
         self._migrating = migrating
-        self._engine: _Engine = _Embedded(target) if target.embedded else _Server(target)
+        self._engine: _Engine = _Embedded(target.folder) if target.folder else _Server(target.server)
 
     async def prepare(self) -> list[Migration]:
         """Connect; make the database and its tables, unless that is left to ``analytics migrate``."""
@@ -165,7 +115,8 @@ class Store:
 
     async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
-        return await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
+        rows: list[tuple[Any, ...]] = await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
+        return rows
 
     async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         """Run a statement that returns nothing."""
@@ -195,8 +146,8 @@ class Store:
 class _Server:
     """A ClickHouse server: the driver's asynchronous client."""
 
-    def __init__(self, target: Target) -> None:
-        self._arguments = target.server
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self._arguments = arguments
         self._client: Any = None
 
     async def open(self, database: str | None) -> None:
@@ -205,16 +156,17 @@ class _Server:
         await self.close()
         self._client = await get_async_client(
             **self._arguments,
-            database=database,
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,
             client_name="analytics",
         )
+        self._client.database = database
+        await self._client.query("SELECT 1")  # fails if the database is missing
 
     async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
         context = await self._client.create_insert_context(**_context(header, token))
         context.req_block_size = ONE_BLOCK
-        await self._client.insert(data=columns, context=context)
+        _check_written(await self._client.insert(data=columns, context=context), columns)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         result = await self._client.query(sql, parameters=parameters)
@@ -232,8 +184,8 @@ class _Embedded:
     The engine must be closed before the process ends, and no thread may be inside of it then.
     """
 
-    def __init__(self, target: Target) -> None:
-        self._folder = target.folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._threads = {name: ThreadPoolExecutor(1, f"chdb-{name}") for name in ("insert", "query")}
         self._clients: dict[str, Any] = {}
 
@@ -247,7 +199,6 @@ class _Embedded:
 
             if client := self._clients.pop(name, None):
                 client.close()
-            assert self._folder is not None
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clients[name] = get_client(interface="chdb", path=str(self._folder), database=database)
         except ImportError:
@@ -263,10 +214,11 @@ class _Embedded:
         client = self._clients["insert"]
         context = client.create_insert_context(**_context(header, token))
         context.req_block_size = ONE_BLOCK
-        client.insert(data=columns, context=context)
+        _check_written(client.insert(data=columns, context=context), columns)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
-        return await self._run("query", self._query, sql, parameters)
+        rows: list[tuple[Any, ...]] = await self._run("query", self._query, sql, parameters)
+        return rows
 
     def _query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         return list(self._clients["query"].query(sql, parameters=parameters).result_rows)
@@ -292,6 +244,12 @@ def _context(header: Header, token: str) -> dict[str, Any]:
     }
 
 
+def _check_written(summary: Any, columns: Sequence[Sequence[Any]]) -> None:
+    """A proxy's page with status 200 is no confirmation: the summary must count the rows. (A resend counts too.)"""
+    if (written := int(summary.summary.get("written_rows", 0))) < len(columns[0]):
+        raise Retryable(f"the answer to an insert confirms {written} of {len(columns[0])} rows: is this ClickHouse?")
+
+
 def _code(error: BaseException) -> int:
     return int(getattr(error, "code", None) or 0)
 
@@ -299,16 +257,29 @@ def _code(error: BaseException) -> int:
 def _classified(error: Exception) -> StoreError:
     """What a failure means for the batch."""
     code = _code(error)
-    message = " ".join(str(error).split())[:500] or type(error).__name__
+    message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split()))[:500] or type(error).__name__
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
         return Rejected(message, code)
     if code in MISCONFIGURED:
         return Misconfigured(message, code)
-    if not code and isinstance(error, (DataError, UnicodeError, TypeError, OverflowError)):
+    if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
         return Rejected(f"the driver can't encode the rows: {message}")
-    if not isinstance(error, (ClickHouseError, OSError)):
+    if not code and (network := _network_reason(error)):
+        return Retryable(f"ClickHouse can't be reached: {network}")
+    if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     return Retryable(message, code)
+
+
+def _network_reason(error: BaseException | None) -> str | None:
+    """What the operating system said, behind the layers of the driver; without the address."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return f"TLS failed ({error.reason or error})"
+        if isinstance(error, OSError) and error.errno:
+            return os.strerror(error.errno) if error.errno > 0 else "its name can't be resolved"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 # The embedded extra brings pandas along, and the driver would import it (1 s, 90 MB) to ask whether

@@ -6,8 +6,6 @@ first 8 hex digits of its SHA-256, so that the name stays when others come and g
 """
 
 import hashlib
-import json
-import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -16,6 +14,7 @@ from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from service.disk import replace_durably
 from service.errors import StartError
 
 Scope = Literal["write", "read"]
@@ -100,15 +99,7 @@ def _read(path: Path) -> _File:
 
 
 def _replace(path: Path, file: _File) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w") as out:
-            json.dump(file.model_dump(), out, indent=2)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        temporary.rename(path)
+        replace_durably(path, file.model_dump_json(indent=2).encode() + b"\n")
     except OSError as error:
         raise StartError(f"the tokens file {path} can't be written: {error.strerror}") from None

@@ -62,7 +62,7 @@ class BatchWriter:
         self._rows: list[Row] = []  # of the open segment
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._stopping = False
+        self._leaving = self._stopping = False
         self._synced_at = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -91,7 +91,7 @@ class BatchWriter:
 
     def refusal(self) -> str | None:
         """Why an event sent now would not be kept; None if it would be."""
-        refusal = self._refusal(ROOM_MIN_BYTES)
+        refusal = Stopping() if self._leaving else self._refusal(ROOM_MIN_BYTES)
         if refusal:
             return str(refusal.detail)
         return None if self._status.ok else self._status.reason
@@ -116,6 +116,10 @@ class BatchWriter:
             self._status.fails(_reason(error))
         else:
             self._status.works()
+
+    def announce_stop(self) -> None:
+        """From now on ``refusal`` says that the service stops; what is under way is still taken."""
+        self._leaving = True
 
     async def close(self) -> None:
         """Take no more events, finish the waiting ones, and hand the open segment to the flusher."""

@@ -7,7 +7,7 @@ from aiohttp import web
 from service.errors import Forbidden, Unauthorized
 from service.tokens import Scope, Token, digest
 
-TOKENS: web.AppKey[Mapping[bytes, Token]] = web.AppKey("tokens", Mapping)  # type: ignore[type-abstract]
+TOKENS: web.AppKey[Mapping[bytes, Token]] = web.AppKey("tokens", Mapping)
 #: A longer header is refused unhashed.
 HEADER_MAX_LENGTH = 512
 

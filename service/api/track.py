@@ -24,9 +24,7 @@ async def track_event(request: web.Request) -> web.Response:
     rows = make_rows(ParsedBatch([parse_event(body)]), source=token.name, received_at=now)
     await request.app[WRITER].add(rows, len(body))
     event_id = str(uuid.UUID(bytes=rows[0][0]))
-    return json_response(
-        {"success": True, "event_id": event_id, "message": "Event accepted", "timestamp": _iso(now)}
-    )
+    return json_response({"success": True, "event_id": event_id, "message": "Event accepted", "timestamp": _iso(now)})
 
 
 async def track_batch(request: web.Request) -> web.Response:

@@ -155,5 +155,3 @@ def query(dsn: str, sql: str, timeout: float = 60) -> list[list[Any]]:
     except urllib.error.HTTPError as error:
         with error:
             raise RuntimeError(error.read().decode(errors="replace")) from None
-
-
