@@ -147,13 +147,23 @@ class Flusher:
         _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
 
     def _load(self, segment: Segment) -> tuple[Header, Rows, set[tuple[int, int]]]:
-        contents = self._spool.read(segment)
+        try:
+            contents = self._spool.read(segment)
+        except FileNotFoundError:
+            _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
+            return CURRENT, [], set()
         header = parse_header(contents.header) if contents.header else CURRENT
         rows = [row for payload in contents.payloads for row in decode_rows(payload)]
-        return header, rows, self._spool.splits(segment.token)
+        # A row that is in the quarantine has been dealt with, even if the table would take it by now.
+        there = self._spool.quarantine.glob(f"{segment.token}.*.json")
+        alone = {(index, index + 1) for index in (int(path.name.split(".")[1]) for path in there)}
+        return header, rows, self._spool.splits(segment.token) | alone
 
     async def _insert(self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]]) -> int:
-        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
+        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are.
+
+        ``splits`` are the ranges that were rejected before: rows alone are in the quarantine already.
+        """
         quarantined = 0
         ranges = [(0, len(rows))] if rows else []
         while ranges:
@@ -170,6 +180,9 @@ class Flusher:
                         continue
                     _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
                 await self._on_thread(self._spool.record_split, token, start, stop)
+            elif stop - start == 1:
+                quarantined += 1
+                continue
             middle = (start + stop) // 2
             ranges += [(middle, stop), (start, middle)]
         return quarantined

@@ -109,9 +109,9 @@ class Spool:
     def _check_version(self, path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(len(FILE_MAGIC))
-        if magic != FILE_MAGIC and magic[:7] == FILE_MAGIC[:7]:
+        if len(magic) == len(FILE_MAGIC) and magic != FILE_MAGIC and magic[:-1] == FILE_MAGIC[:-1]:
             raise StartError(
-                f"{path} is a segment of format {magic[7:].decode(errors='replace')!r}, which this version can't read:"
+                f"{path} is a segment of format {magic[-1:].decode(errors='replace')!r}, which this version can't read:"
                 " start the version that wrote it, let it drain, then upgrade"
             )
 
@@ -151,7 +151,8 @@ class Spool:
         self._added += len(frame)
 
     def _create(self) -> None:
-        self._last_millisecond = max(self._last_millisecond, time.time_ns() // 1_000_000)
+        # One later than the last at least: names sort by age even when the clock stands still or goes back.
+        self._last_millisecond = max(self._last_millisecond + 1, time.time_ns() // 1_000_000)
         self._token = f"{self._last_millisecond:012x}-{secrets.token_hex(8)}"
         self._path = self.folder / f"{self._token}.open"
         head = FILE_MAGIC + encode_frame(self.header, 0)

@@ -1,0 +1,250 @@
+"""The flusher on a real spool. ClickHouse is a script here: each of its moods in an order of our choosing."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.parse import ParsedBatch, ParsedEvent
+from schemas.rows import CURRENT, Header, Row, encode_header, encode_rows, make_rows
+from service import flusher as flusher_module
+from service.errors import Rejected, Retryable
+from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
+from service.spool import Segment, Spool
+from service.status import Status
+from service.totals import Totals
+
+Script = Callable[[list[str], str], None]
+
+
+class ScriptedStore:
+    """Takes inserts as ClickHouse does, once a token; ``script`` may raise, by the names of the events and the token."""
+
+    def __init__(self) -> None:
+        self.script: Script = lambda names, token: None
+        self.calls: list[tuple[str, list[str]]] = []
+        self.stored: dict[str, list[str]] = {}
+
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        names = list(columns[header.names.index("event_name")])
+        self.calls.append((token, names))
+        self.script(names, token)
+        self.stored.setdefault(token, names)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.stored.values() for name in names]
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        (folder / "spool").mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.spool = Spool(folder / "spool", folder / "quarantine", encode_header(CURRENT))
+        self.store = ScriptedStore()
+        self.status = Status("clickhouse")
+        self.flusher = Flusher(self.spool, self.store, Totals(folder / "flushed.json"), self.status)
+
+    def seal(self, *names: str) -> tuple[Segment, list[Row]]:
+        batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names])
+        rows = make_rows(batch, source="t", received_at=1)
+        self.spool.append(encode_rows(rows), len(rows))
+        segment = self.spool.seal()
+        assert segment
+        return segment, rows
+
+    async def drained(self) -> None:
+        await self.flusher.drain(20)
+        assert self.flusher.pending_rows == 0
+        assert list(self.spool.folder.iterdir()) == []
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_bytes()) for path in sorted((self.folder / "quarantine").glob("*.json"))]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
+    monkeypatch.setattr(flusher_module, "BACKOFF_MAX", 0.05)
+    rig = Rig(tmp_path)
+    yield rig
+    await rig.flusher.close()
+
+
+def rejecting(*bad: str) -> Script:
+    def script(names: list[str], token: str) -> None:
+        if found := set(bad) & set(names):
+            raise Rejected(f"no place for {sorted(found)}", 117)
+
+    return script
+
+
+async def test_batches_go_in_order_and_their_files_with_them(rig: Rig) -> None:
+    for number in range(5):
+        rig.flusher.submit(*rig.seal(f"a{number}", f"b{number}"))
+    assert rig.flusher.pending_rows == 10
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.names == [f"{letter}{number}" for number in range(5) for letter in "ab"]
+    assert rig.flusher.totals.flushed == 10
+    assert rig.status.ok
+
+
+async def test_what_is_on_disk_and_what_is_in_memory_are_inserted_alike(rig: Rig) -> None:
+    for _ in range(2):
+        segment, rows = rig.seal("x", "y")
+        rig.flusher.submit(segment, rows if not rig.store.calls else None)
+    rig.flusher.start()
+    await rig.drained()
+    assert [names for _, names in rig.store.calls] == [["x", "y"], ["x", "y"]]
+
+
+async def test_memory_holds_a_few_batches_however_many_wait(rig: Rig) -> None:
+    for _ in range(10):
+        rig.flusher.submit(*rig.seal("x"))
+    held = [batch for batch in rig.flusher._queue if batch.rows is not None]
+    assert len(held) == BATCHES_IN_MEMORY
+    rig.flusher.start()
+    await rig.drained()
+    rig.flusher.submit(*rig.seal("y"))
+    assert rig.flusher._queue[-1].rows is not None, "room again"
+    await rig.drained()
+
+
+async def test_a_retryable_failure_tries_the_same_rows_with_the_same_token_until_it_passes(rig: Rig) -> None:
+    failures = 7
+
+    def script(names: list[str], token: str) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise Retryable("gone")
+
+    rig.store.script = script
+    segment, rows = rig.seal("a", "b")
+    rig.flusher.submit(segment, rows)
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.calls == [(segment.token, ["a", "b"])] * 8
+    assert rig.status.ok
+
+
+async def test_while_clickhouse_is_away_the_state_says_why(rig: Rig) -> None:
+    away = asyncio.Event()
+
+    def script(names: list[str], token: str) -> None:
+        away.set()
+        raise Retryable("connection refused")
+
+    rig.store.script = script
+    rig.flusher.submit(*rig.seal("a"))
+    rig.flusher.start()
+    await away.wait()
+    await asyncio.sleep(0)
+    assert (rig.status.ok, rig.status.reason) == (False, "connection refused")
+    assert rig.flusher.seconds_to_free(10**6) == RETRY_AFTER_UNKNOWN
+    rig.store.script = lambda names, token: None
+    await rig.drained()
+
+
+@pytest.mark.parametrize("bad", [["e0"], ["e99"], ["e37", "e38"], ["e0", "e50", "e99"], [f"e{n}" for n in range(100)]])
+async def test_bad_rows_end_alone_in_the_quarantine_and_cost_no_other(rig: Rig, bad: list[str]) -> None:
+    rig.store.script = rejecting(*bad)
+    names = [f"e{number}" for number in range(100)]
+    segment, rows = rig.seal(*names)
+    rig.flusher.submit(segment, rows)
+    rig.flusher.submit(*rig.seal("next"))
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.names == [name for name in names if name not in bad] + ["next"]
+    documents = rig.quarantined()
+    assert [one["values"]["event_name"] for one in sorted(documents, key=lambda one: one["row"])] == bad
+    assert all(
+        one["token"] == segment.token and one["code"] == 117 and "no place" in one["reason"] for one in documents
+    )
+    assert all(one["values"]["event_id"] == rows[one["row"]][0].hex() for one in documents)
+    assert rig.flusher.totals.flushed == 101 - len(bad)
+    assert len(rig.store.calls) <= 4 + 2 * len(bad) * 8
+
+
+async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middle_of_halving(tmp_path: Path) -> None:
+    """Kill the flusher at each of its calls in turn; start again with a ClickHouse that now takes everything."""
+    names = [f"e{number}" for number in range(16)]
+    for deaths in range(1, 14):
+        rig = Rig(tmp_path / str(deaths))
+        calls = 0
+        died = asyncio.Event()
+
+        def script(names: list[str], token: str, deaths: int = deaths, died: asyncio.Event = died) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == deaths:
+                died.set()
+                raise Retryable("killed here")
+            rejecting("e5")(names, token)
+
+        rig.store.script = script
+        rig.flusher.submit(*rig.seal(*names))
+        rig.flusher.start()
+        finished = asyncio.create_task(rig.flusher.drain(20))
+        await asyncio.wait([asyncio.create_task(died.wait()), finished], return_when=asyncio.FIRST_COMPLETED)
+        await rig.flusher.close()
+
+        again = Rig(tmp_path / str(deaths))
+        again.store.stored = rig.store.stored
+        for segment in again.spool.recover():
+            again.flusher.submit(segment, None)
+        again.flusher.start()
+        await again.drained()
+        await again.flusher.close()
+        stored = again.store.names + [one["values"]["event_name"] for one in again.quarantined()]
+        assert sorted(stored) == sorted(names), f"died at call {deaths}"
+
+
+async def test_a_segment_written_by_a_version_with_other_columns_is_inserted_as_it_says(rig: Rig) -> None:
+    old = Header(("event_id", "event_name"), ("UUID", "String"))
+    spool = Spool(rig.spool.folder, rig.spool.quarantine, encode_header(old))
+    spool.append(encode_rows([(b"0" * 16, "ancient")]), 1)
+    segment = spool.seal()
+    assert segment
+    rig.flusher.submit(segment, None)
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.names == ["ancient"]
+
+
+async def test_a_segment_that_was_deleted_by_hand_does_not_stop_the_others(rig: Rig) -> None:
+    segment, _ = rig.seal("gone")
+    segment.path.unlink()
+    rig.flusher.submit(segment, None)
+    rig.flusher.submit(*rig.seal("there"))
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.names == ["there"]
+
+
+async def test_the_total_survives_a_restart_and_counts_a_replayed_segment_once(rig: Rig) -> None:
+    segment, rows = rig.seal("a", "b", "c")
+    copy = segment.path.read_bytes()
+    rig.flusher.submit(segment, rows)
+    rig.flusher.start()
+    await rig.drained()
+    segment.path.write_bytes(copy)  # as if we had died before the file was deleted
+    again = Rig(rig.folder)
+    assert again.flusher.totals.flushed == 3
+    assert again.flusher.totals.last_flush
+    again.flusher.submit(segment, None)
+    again.flusher.start()
+    await again.drained()
+    await again.flusher.close()
+    assert again.flusher.totals.flushed == 3
+
+
+async def test_retry_after_follows_the_rate_at_which_batches_drain(rig: Rig) -> None:
+    for _ in range(3):
+        rig.flusher.submit(*rig.seal("x" * 90))
+    rig.flusher.start()
+    await rig.drained()
+    assert 0 < rig.flusher.seconds_to_free(1000) < rig.flusher.seconds_to_free(10**6)

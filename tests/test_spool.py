@@ -1,0 +1,267 @@
+"""The spool on real files: what is durable, what recovery finds, what damage costs."""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import StartError
+from service.frames import FILE_MAGIC, encode_frame, frames
+from service.spool import Segment, Spool
+
+HEADER = b'["columns"]'
+
+
+def make(folder: Path) -> Spool:
+    (folder / "spool").mkdir(exist_ok=True)
+    return Spool(folder / "spool", folder / "quarantine", HEADER)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return make(tmp_path)
+
+
+def seal(spool: Spool, *payloads: bytes) -> Segment:
+    for payload in payloads:
+        spool.append(payload, 1)
+    segment = spool.seal()
+    assert segment
+    return segment
+
+
+def test_sealed_segment_gives_back_what_was_appended(spool: Spool) -> None:
+    segment = seal(spool, b"one", b"", b"three")
+    assert spool.read(segment) == (HEADER, [b"one", b"", b"three"], 3)
+    assert segment.rows == 3
+    assert segment.path.name == f"{segment.token}.3.sealed"
+    assert segment.path.stat().st_mode & 0o077 == 0
+
+
+def test_sealing_nothing_makes_no_segment_and_leaves_no_file(spool: Spool) -> None:
+    assert spool.seal() is None
+    assert list(spool.folder.iterdir()) == []
+    assert spool.size == 0
+
+
+def test_size_is_that_of_the_files(spool: Spool) -> None:
+    first = seal(spool, b"x" * 1000)
+    spool.append(b"y" * 500, 1)
+    assert spool.size == sum(path.stat().st_size for path in spool.folder.iterdir())
+    spool.drop(first)
+    assert spool.size == sum(path.stat().st_size for path in spool.folder.iterdir()) > 0
+
+
+def test_tokens_are_unique_and_sort_by_age_even_if_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path)
+    first = seal(spool, b"1")
+    monkeypatch.setattr("time.time_ns", lambda: 10**18)
+    tokens = [first.token, *(seal(spool, b"n").token for _ in range(20))]
+    assert len(set(tokens)) == 21
+    assert tokens == sorted(tokens)
+    again = make(tmp_path)
+    assert [one.token for one in again.recover()] == sorted(tokens)
+    assert seal(again, b"later").token[:12] >= tokens[-1][:12]
+
+
+def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, spool: Spool) -> None:
+    spool.append(b"kept", 2)
+    [path] = spool.folder.iterdir()
+    [segment] = make(tmp_path).recover()
+    assert segment.token == path.stem
+    assert segment.rows == 2
+    assert make(tmp_path).read(segment).payloads == [b"kept"]
+
+
+def test_recovery_again_and_again_finds_the_same(tmp_path: Path, spool: Spool) -> None:
+    seal(spool, b"1", b"2")
+    spool.append(b"3", 1)
+    found = [make(tmp_path).recover() for _ in range(5)]
+    assert found[0] == found[4]
+    assert [segment.rows for segment in found[0]] == [2, 1]
+
+
+def test_recovery_cuts_every_torn_tail_and_keeps_every_whole_frame(tmp_path: Path, spool: Spool) -> None:
+    for payload in (b"first", b"second"):
+        spool.append(payload, 1)
+    [path] = spool.folder.iterdir()
+    whole = path.read_bytes()
+    path.unlink()
+    ends = [end for _, end, rows, _ in frames(whole) if rows]
+    for length in range(len(whole) + 1):
+        folder = tmp_path / f"cut-{length}"
+        folder.mkdir()
+        cut = make(folder)
+        (cut.folder / path.name).write_bytes(whole[:length])
+        segments = cut.recover()
+        expected = [payload for payload, end in zip((b"first", b"second"), ends, strict=True) if end <= length]
+        assert [cut.read(segment).payloads for segment in segments] == ([expected] if expected else [])
+        assert not (folder / "quarantine").exists(), "a torn tail was never acknowledged: nothing to keep"
+        assert cut.size == sum(one.stat().st_size for one in cut.folder.iterdir())
+
+
+def test_a_flipped_bit_anywhere_costs_at_most_its_own_frame(tmp_path: Path, spool: Spool) -> None:
+    payloads = [b"alpha" * 5, b"beta" * 5, b"gamma" * 5]
+    segment = seal(spool, *payloads)
+    whole = segment.path.read_bytes()
+    spans = [(start, end) for start, end, _, _ in frames(whole)]
+    for position in range(len(whole)):
+        segment.path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
+        contents = spool.read(segment)
+        hit = next((index for index, (start, end) in enumerate(spans) if start <= position < end), None)
+        expected = [one for index, one in enumerate(payloads, 1) if index != hit]
+        assert contents.payloads == expected, f"byte {position}"
+    assert any(path.suffix == ".damaged" for path in (tmp_path / "quarantine").iterdir())
+
+
+def test_damaged_bytes_are_copied_to_the_quarantine(tmp_path: Path, spool: Spool) -> None:
+    segment = seal(spool, b"before", b"precious", b"after")
+    whole = segment.path.read_bytes()
+    segment.path.write_bytes(whole.replace(b"precious", b"preciouS"))
+    assert spool.read(segment).payloads == [b"before", b"after"]
+    [copy] = (tmp_path / "quarantine").iterdir()
+    assert b"preciouS" in copy.read_bytes()
+
+
+@pytest.mark.parametrize("stretch", [bytes(8), b"\xff" * 8, encode_frame(b"x", 1)[:9]])
+def test_a_length_field_that_lies_is_not_believed(spool: Spool, stretch: bytes) -> None:
+    segment = seal(spool, b"before", b"after")
+    whole = segment.path.read_bytes()
+    place = whole.index(encode_frame(b"after", 1))
+    segment.path.write_bytes(whole[:place] + stretch + whole[place:])
+    assert spool.read(segment).payloads == [b"before", b"after"]
+
+
+def test_a_later_format_is_refused_and_left_alone(tmp_path: Path, spool: Spool) -> None:
+    path = spool.folder / "0123456789ab-0123456789abcdef.5.sealed"
+    path.write_bytes(b"EVSPOOL2" + b"whatever")
+    with pytest.raises(StartError, match="format '2'"):
+        make(tmp_path).recover()
+    assert path.exists()
+
+
+def test_strange_files_are_reported_and_left_alone(spool: Spool) -> None:
+    (spool.folder / "notes.txt").write_text("mine")
+    assert spool.recover() == []
+    assert spool.strangers == ["notes.txt"]
+    assert (spool.folder / "notes.txt").read_text() == "mine"
+
+
+def test_a_segment_deleted_by_hand_while_open_is_an_error_not_a_promise(spool: Spool) -> None:
+    spool.append(b"one", 1)
+    for path in spool.folder.iterdir():
+        path.unlink()
+    with pytest.raises(OSError, match="deleted"):
+        spool.append(b"two", 1)
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[None]:
+    """A real limit of the operating system: writes beyond 4000 bytes of a file fail with EFBIG, or are short."""
+    import signal
+
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.usefixtures("file_size_limit")
+def test_a_failed_append_keeps_what_was_before_and_nothing_of_itself(spool: Spool) -> None:
+    spool.append(b"kept", 1)
+    with pytest.raises(OSError, match="short write"):
+        spool.append(b"x" * 5000, 1)
+    segment = spool.seal()
+    assert segment
+    assert spool.read(segment).payloads == [b"kept"]
+    assert segment.path.stat().st_size == segment.size
+    assert spool.size == segment.size
+    spool.append(b"next", 1)
+    following = spool.seal()
+    assert following
+    assert following.token != segment.token
+
+
+def test_split_ranges_are_remembered_and_go_with_their_segment(tmp_path: Path, spool: Spool) -> None:
+    segment = seal(spool, b"1")
+    spool.record_split(segment.token, 0, 8)
+    spool.record_split(segment.token, 4, 8)
+    again = make(tmp_path)
+    assert again.recover() == [segment]
+    assert again.strangers == []
+    assert again.splits(segment.token) == {(0, 8), (4, 8)}
+    path = spool.folder / f"{segment.token}.splits"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert again.splits(segment.token) == {(0, 8)}, "a torn line is none"
+    again.drop(segment)
+    assert list(spool.folder.iterdir()) == []
+
+
+def test_probe_tells_whether_the_folder_takes_writes(spool: Spool) -> None:
+    spool.probe()
+    assert list(spool.folder.iterdir()) == []
+    spool.folder.rmdir()
+    with pytest.raises(OSError, match="No such file"):
+        spool.probe()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.binary(max_size=60)),
+            st.tuples(st.sampled_from(["seal", "crash", "drop", "torn"]), st.just(b"")),
+        ),
+        max_size=30,
+    )
+)
+@settings(max_examples=60)
+def test_whatever_is_appended_is_there_until_dropped(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, bytes]]
+) -> None:
+    folder = tmp_path_factory.mktemp("model")
+    spool, kept, pending = make(folder), [], []  # kept: lists of payloads by segment; pending: the open one's
+    for action, payload in actions:
+        if action == "append":
+            spool.append(payload, 1)
+            pending.append(payload)
+        elif action == "seal" and spool.seal():
+            kept.append(pending)
+            pending = []
+        elif action == "drop" and kept:
+            spool.drop(make(folder).recover()[0] if not pending else next(iter(sealed(spool))))
+            kept.pop(0)
+        elif action in ("crash", "torn"):
+            if action == "torn" and pending:
+                [open_file] = spool.folder.glob("*.open")
+                with open_file.open("ab") as file:
+                    file.write(encode_frame(b"never acknowledged", 1)[:-3])
+            spool = make(folder)
+            spool.recover()
+            if pending:
+                kept.append(pending)
+                pending = []
+        if not pending:
+            found = make(folder).recover()
+            assert [spool.read(one).payloads for one in found] == kept
+            assert spool.size == sum(one.size for one in found)
+
+
+def sealed(spool: Spool) -> list[Segment]:
+    found = []
+    for path in sorted(spool.folder.glob("*.sealed")):
+        token, rows, _ = path.name.split(".")
+        found.append(Segment(token, int(rows), path, path.stat().st_size))
+    return found
+
+
+def test_file_starts_with_the_magic_and_the_header(spool: Spool) -> None:
+    segment = seal(spool, b"x")
+    assert segment.path.read_bytes() == FILE_MAGIC + encode_frame(HEADER, 0) + encode_frame(b"x", 1)
+    assert os.listdir(spool.folder) == [segment.path.name]

@@ -1,0 +1,193 @@
+"""The writer on a real spool: what a returned ``add`` promises, what makes a batch, what is refused."""
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.parse import ParsedBatch, ParsedEvent
+from schemas.rows import CURRENT, Row, decode_rows, encode_header, make_rows
+from service.errors import SpoolFailed, SpoolFull, Stopping
+from service.spool import Segment, Spool
+from service.status import Status
+from service.writer import BatchWriter, Limits
+
+LIMITS = Limits(batch_rows=10, batch_bytes=1 << 20, flush_interval=60, spool_max_bytes=1 << 20)
+
+
+class Sealed:
+    """Stands where the flusher is: takes the sealed segments, and inserts nothing."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Segment, list[Row] | None, bool]] = []
+        self.arrived = asyncio.Event()
+
+    def submit(self, segment: Segment, rows: list[Row] | None, *, keep: bool = False) -> None:
+        self.batches.append((segment, rows, keep))
+        self.arrived.set()
+
+    def seconds_to_free(self, size: int) -> float:
+        return 42.0
+
+
+class Rig:
+    def __init__(self, folder: Path) -> None:
+        (folder / "spool").mkdir(parents=True)
+        self.spool = Spool(folder / "spool", folder / "quarantine", encode_header(CURRENT))
+        self.sealed = Sealed()
+        self.status = Status("spool")
+        self.writer = BatchWriter(self.spool, self.sealed, LIMITS, self.status)  # type: ignore[arg-type]
+
+    def limit(self, **changed: Any) -> None:
+        self.writer.limits = Limits(**{**LIMITS.__dict__, **changed})
+
+    def on_disk(self) -> list[str]:
+        """Names of all events that are on disk, oldest first."""
+        segments = Spool(self.spool.folder, self.spool.quarantine, b"").recover()
+        payloads = [payload for segment in segments for payload in self.spool.read(segment).payloads]
+        return [row[1] for payload in payloads for row in decode_rows(payload)]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path / "data")
+    await rig.writer.probe()
+    rig.writer.start()
+    yield rig
+    await rig.writer.close()
+
+
+def rows(*names: str) -> list[Row]:
+    return make_rows(ParsedBatch([ParsedEvent(name, properties="{}") for name in names]), source="t", received_at=1)
+
+
+async def test_a_returned_add_is_on_disk(rig: Rig) -> None:
+    await rig.writer.add(rows("a", "b"), 10)
+    assert rig.on_disk() == ["a", "b"]
+    assert rig.writer.open_rows == 2
+
+
+async def test_all_that_wait_share_one_sync(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs, sync = [], os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (syncs.append(fd), sync(fd)))
+    rig.limit(batch_rows=1000)
+    await asyncio.gather(*(rig.writer.add(rows(f"e{number}"), 10) for number in range(100)))
+    assert len(rig.on_disk()) == 100
+    assert len(syncs) <= 3, "a group of one and the rest, not one for each"
+
+
+async def test_a_full_batch_is_sealed_and_holds_what_was_asked_for(rig: Rig) -> None:
+    await asyncio.gather(*(rig.writer.add(rows(f"e{number}"), 10) for number in range(25)))
+    assert [segment.rows for segment, *_ in rig.sealed.batches] == [10, 10]
+    assert rig.writer.open_rows == 5
+    names = [row[1] for _, batch, _ in rig.sealed.batches for row in batch or []]
+    assert names == [f"e{number}" for number in range(20)]
+
+
+async def test_a_request_is_never_cut_in_two(rig: Rig) -> None:
+    await rig.writer.add(rows(*"abcdefg"), 10)
+    await rig.writer.add(rows(*"hijklmn"), 10)
+    assert [segment.rows for segment, *_ in rig.sealed.batches] == [14]
+
+
+async def test_bytes_seal_a_batch(rig: Rig) -> None:
+    rig.limit(batch_bytes=2000)
+    await rig.writer.add(rows("n" * 100), 10)
+    assert rig.sealed.batches == []
+    await rig.writer.add(rows(*["n" * 100] * 9), 10)
+    assert [segment.rows for segment, *_ in rig.sealed.batches] == [10]
+
+
+async def test_age_seals_a_batch_and_counts_from_its_first_event(rig: Rig) -> None:
+    rig.limit(flush_interval=0.3)
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        rig.sealed.arrived.clear()
+        started = loop.time()
+        await rig.writer.add(rows("first"), 10)
+        await rig.writer.add(rows("second"), 10)
+        async with asyncio.timeout(10):
+            await rig.sealed.arrived.wait()
+        assert loop.time() - started >= 0.29
+    assert [segment.rows for segment, *_ in rig.sealed.batches] == [2, 2]
+
+
+async def test_a_full_spool_refuses_before_anything_changes(rig: Rig) -> None:
+    rig.limit(spool_max_bytes=5000)
+    assert rig.writer.refusal() is None
+    with pytest.raises(SpoolFull) as refused:
+        await rig.writer.add(rows("a"), 5000)
+    assert refused.value.headers == {"Retry-After": "42"}
+    assert refused.value.status == 503
+    assert rig.on_disk() == []
+    await rig.writer.add(rows("b"), 10)
+    assert rig.on_disk() == ["b"]
+    rig.limit(spool_max_bytes=2000)
+    assert rig.writer.refusal() == SpoolFull.detail
+
+
+async def test_events_on_their_way_to_disk_count_as_room_taken(rig: Rig) -> None:
+    rig.limit(spool_max_bytes=100_000)
+    outcomes = await asyncio.gather(*(rig.writer.add(rows("x"), 1000) for _ in range(200)), return_exceptions=True)
+    refused = [one for one in outcomes if one is not None]
+    assert refused
+    assert all(isinstance(one, SpoolFull) for one in refused)
+    assert len(rig.on_disk()) == 200 - len(refused)
+
+
+async def test_a_failed_sync_fails_the_group_seals_the_file_and_goes_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rig.writer.add(rows("kept"), 10)
+    sync, fails = os.fdatasync, [True]
+
+    def failing(fd: int) -> None:
+        if fails.pop() if fails else False:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    with pytest.raises(SpoolFailed):
+        await rig.writer.add(rows("refused"), 10)
+    assert rig.writer.refusal() == "the spool can't be written: Input/output error"
+    [(segment, batch, keep)] = rig.sealed.batches
+    assert (segment.rows, [row[1] for row in batch or []], keep) == (1, ["kept"], True)
+    await rig.writer.add(rows("after"), 10)
+    assert rig.writer.refusal() is None
+    assert rig.on_disk() == ["kept", "after"]
+
+
+async def test_health_recovers_without_traffic_once_the_disk_does(rig: Rig) -> None:
+    moved = rig.spool.folder.with_name("moved")
+    rig.spool.folder.rename(moved)
+    with pytest.raises(SpoolFailed):
+        await rig.writer.add(rows("x"), 10)
+    await rig.writer.probe()
+    assert rig.writer.refusal() == "the spool can't be written: No such file or directory"
+    moved.rename(rig.spool.folder)
+    await rig.writer.probe()
+    assert rig.writer.refusal() is None
+
+
+async def test_a_waiter_that_is_cut_off_does_not_harm_its_group(rig: Rig) -> None:
+    tasks = [asyncio.create_task(rig.writer.add(rows(f"e{number}"), 10)) for number in range(5)]
+    await asyncio.sleep(0)
+    tasks[2].cancel()
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(one) for one in outcomes].count(asyncio.CancelledError) == 1
+    assert set(rig.on_disk()) >= {"e0", "e1", "e3", "e4"}
+
+
+async def test_close_takes_no_more_but_finishes_who_waits_and_seals(rig: Rig) -> None:
+    waiting = [asyncio.create_task(rig.writer.add(rows(f"e{number}"), 10)) for number in range(25)]
+    await asyncio.sleep(0)
+    await rig.writer.close()
+    await asyncio.gather(*waiting)
+    assert sum(segment.rows for segment, *_ in rig.sealed.batches) == 25
+    assert list(rig.spool.folder.glob("*.open")) == []
+    with pytest.raises(Stopping):
+        await rig.writer.add(rows("late"), 10)
