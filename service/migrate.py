@@ -18,7 +18,7 @@ _NAME = re.compile(r"(?P<number>\d{4})_[a-z0-9_]+\.sql")
 _RECORD = """CREATE TABLE IF NOT EXISTS migrations (
     number UInt16 COMMENT 'Number of the migration, as in its file name',
     name String COMMENT 'File name',
-    sha256 FixedString(64) COMMENT 'Hash of the file as it was applied, in hexadecimal',
+    sha256 String COMMENT 'Hash of the file as it was applied, in hexadecimal',
     applied_at DateTime64(3, 'UTC') DEFAULT now64(3) COMMENT 'When it was applied'
 ) ENGINE = MergeTree ORDER BY number COMMENT 'Which migrations of the analytics service were applied'"""
 

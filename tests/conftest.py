@@ -1,13 +1,15 @@
 """Fixtures: a real ClickHouse server for the session, databases of their own, real service processes."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from hypothesis import settings
 
+from service.dsn import Target, parse_dsn
+from service.store import Store
 from tests.support.clickhouse import ClickHouseServer, query
 from tests.support.service import Service
 
@@ -65,3 +67,26 @@ def service(make_service: Callable[..., Service], server_dsn: str) -> Service:
 def any_service(make_service: Callable[..., Service], dsn: str) -> Service:
     """A running service on each kind of ClickHouse in turn."""
     return make_service(dsn).start()
+
+
+@pytest.fixture(scope="session")
+def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine takes one folder a process."""
+    return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.fixture(params=["server", "embedded"])
+def target(request: pytest.FixtureRequest, embedded_folder: Path) -> Target:
+    """A database that does not exist yet, on each kind."""
+    if request.param == "server":
+        return parse_dsn(request.getfixturevalue("server_dsn"), embedded_folder)
+    return parse_dsn("chdb://", embedded_folder)._replace(database=f"test_{uuid4().hex[:12]}")
+
+
+@pytest.fixture
+async def store(target: Target) -> AsyncIterator[Store]:
+    store = Store(target, migrating=True)
+    await store.prepare()
+    yield store
+    await store.command(f"DROP DATABASE {target.database}")
+    await store.close()

@@ -1,0 +1,64 @@
+"""Migrations on a real server: order, record, and what is refused."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.dsn import parse_dsn
+from service.errors import Misconfigured
+from service.migrate import Migration, migrate, shipped
+from service.store import Store
+
+FIRST = Migration(1, "0001_first.sql", "CREATE TABLE IF NOT EXISTS one (n UInt8) ENGINE = MergeTree ORDER BY n")
+SECOND = Migration(2, "0002_second.sql", "ALTER TABLE one ADD COLUMN IF NOT EXISTS m UInt8 DEFAULT 7")
+
+
+@pytest.fixture
+async def database(server_dsn: str) -> AsyncIterator[Store]:
+    """A store with nothing in it; its own migrations are in it too, and are not of interest here."""
+    store = Store(parse_dsn(server_dsn, Path("unused")), migrating=True)
+    await store.prepare()
+    await store.command("DROP TABLE migrations")
+    yield store
+    await store.close()
+
+
+async def test_what_is_missing_is_applied_in_order_and_recorded(database: Store) -> None:
+    assert await migrate(database, [FIRST]) == [FIRST]
+    assert await migrate(database, [FIRST, SECOND]) == [SECOND]
+    assert await migrate(database, [FIRST, SECOND]) == []
+    await database.command("INSERT INTO one (n) VALUES (1)")
+    assert await database.query("SELECT n, m FROM one") == [(1, 7)]
+    assert await database.query("SELECT number, name, sha256 FROM migrations ORDER BY number") == [
+        (one.number, one.name, one.sha256) for one in (FIRST, SECOND)
+    ]
+
+
+async def test_a_migration_that_was_edited_after_it_shipped_is_refused_by_name(database: Store) -> None:
+    await migrate(database, [FIRST])
+    with pytest.raises(Misconfigured, match=r"0001_first\.sql is not the one that was applied"):
+        await migrate(database, [FIRST._replace(sql=FIRST.sql + " -- edited"), SECOND])
+    assert await migrate(database, [FIRST]) == [], "and nothing after it was applied"
+
+
+async def test_a_database_of_a_newer_version_is_refused(database: Store) -> None:
+    await migrate(database, [FIRST, SECOND])
+    with pytest.raises(Misconfigured, match=r"0002_second\.sql, which this version does not know"):
+        await migrate(database, [FIRST])
+
+
+async def test_a_crash_between_the_statement_and_its_record_is_mended_by_the_next_start(database: Store) -> None:
+    await database.command(FIRST.sql)
+    assert await migrate(database, [FIRST]) == [FIRST]
+
+
+def test_shipped_migrations_are_numbered_without_gaps() -> None:
+    assert [one.number for one in shipped()] == list(range(1, len(shipped()) + 1))
+
+
+def test_shipped_migrations_are_never_edited() -> None:
+    """Add a line for each new file. A line that has shipped does not change: databases have its hash."""
+    assert {one.name: one.sha256 for one in shipped()} == {
+        "0001_events.sql": "7288ddbe7b29f725cb0b13dfc617c0c7e17fa41add3e1da96da72f8cfdbbf8f0",
+    }

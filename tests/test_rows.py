@@ -1,0 +1,168 @@
+"""Events become rows: columns, ids, and what a segment carries of them."""
+
+import json
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.events import DEFAULT_CATEGORY, DEFAULT_PRIORITY
+from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_event
+from schemas.rows import (
+    COLUMNS,
+    CURRENT,
+    Header,
+    Row,
+    decode_rows,
+    encode_header,
+    encode_rows,
+    make_rows,
+    new_event_ids,
+    parse_header,
+    to_columns,
+)
+
+RECEIVED_AT = 1_700_000_000_123_456
+TEXT = st.text(max_size=20)
+TIMES = st.integers(-2_208_988_800_000_000, 10_413_791_999_999_999)
+
+
+def _named(row: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip((column.name for column in COLUMNS), row, strict=True))
+
+
+def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
+    batch = parse_batch(
+        b'{"events":[{"event_name":"n","category":"auth","priority":"high","properties":{"a":1.10},'
+        b'"timestamp":"2024-01-01T00:00:00.000001Z","session_id":"s","page_url":"p","referrer":"r","user_agent":"u"}],'
+        b'"client_id":"c"}'
+    )
+    (row,) = make_rows(batch, source="web", received_at=RECEIVED_AT)
+    values = _named(row)
+    assert isinstance(values.pop("event_id"), bytes)
+    assert values == {
+        "event_name": "n",
+        "category": "auth",
+        "priority": "high",
+        "properties": '{"a":1.10}',
+        "timestamp": 1_704_067_200_000_001,
+        "received_at": RECEIVED_AT // 1000,
+        "session_id": "s",
+        "page_url": "p",
+        "referrer": "r",
+        "user_agent": "u",
+        "client_id": "c",
+        "source": "web",
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"event_name":"n"}',
+        b'{"event_name":"n","properties":null,"timestamp":null,"session_id":null,"page_url":null,"referrer":null,'
+        b'"user_agent":null}',
+        b'{"event_name":"n","properties":{},"session_id":"","page_url":"","referrer":"","user_agent":""}',
+    ],
+    ids=["absent", "null", "empty"],
+)
+def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) -> None:
+    (row,) = make_rows(ParsedBatch([parse_event(body)]), source="web", received_at=RECEIVED_AT)
+    values = _named(row)
+    del values["event_id"]
+    assert values == {
+        "event_name": "n",
+        "category": DEFAULT_CATEGORY,
+        "priority": DEFAULT_PRIORITY,
+        "properties": "{}",
+        "timestamp": RECEIVED_AT,
+        "received_at": RECEIVED_AT // 1000,
+        "session_id": "",
+        "page_url": "",
+        "referrer": "",
+        "user_agent": "",
+        "client_id": "",
+        "source": "web",
+    }
+
+
+@given(names=st.lists(TEXT, min_size=1, max_size=100), client_id=st.none() | TEXT, received_at=st.integers(0, 2**52))
+def test_rows_are_in_the_order_of_the_events(names: list[str], client_id: str | None, received_at: int) -> None:
+    batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names], client_id)
+    rows = [_named(row) for row in make_rows(batch, source="web", received_at=received_at)]
+    assert [row["event_name"] for row in rows] == names
+    assert {row["client_id"] for row in rows} == {client_id or ""}
+    assert {(row["timestamp"], row["received_at"]) for row in rows} == {(received_at, received_at // 1000)}
+    assert {int.from_bytes(row["event_id"][:6], "big") for row in rows} == {received_at // 1000}
+    assert len({row["event_id"] for row in rows}) == len(rows)
+
+
+@given(milliseconds=st.integers(0, 2**48 - 1), count=st.integers(0, 100))
+def test_event_id_is_a_uuid_of_version_7_and_of_its_millisecond(milliseconds: int, count: int) -> None:
+    ids = [uuid.UUID(bytes=one) for one in new_event_ids(milliseconds, count)]
+    assert len(ids) == count
+    for one in ids:
+        assert (one.version, one.variant, one.int >> 80) == (7, uuid.RFC_4122, milliseconds)
+
+
+def test_event_ids_of_one_millisecond_differ_in_all_74_random_bits() -> None:
+    ids = [int.from_bytes(one, "big") for _ in range(100) for one in new_event_ids(RECEIVED_AT // 1000, 100)]
+    assert len(set(ids)) == len(ids)
+    ever, always = 0, -1
+    for one in ids:
+        ever, always = ever | one, always & one
+    assert (ever & ~always).bit_count() == 74
+
+
+ROWS: st.SearchStrategy[list[Row]] = st.lists(
+    st.tuples(
+        st.binary(min_size=16, max_size=16), *[TEXT] * 4, TIMES, st.integers(0, 2**42), *[TEXT] * (len(COLUMNS) - 7)
+    ),
+    max_size=20,
+)
+
+
+@given(rows=ROWS)
+def test_encoded_rows_come_back_the_same(rows: list[Row]) -> None:
+    assert decode_rows(encode_rows(rows)) == rows
+
+
+@given(rows=ROWS.filter(bool))
+def test_columns_hold_the_values_of_the_rows_and_ids_as_integers(rows: list[Row]) -> None:
+    columns = to_columns(rows, CURRENT.types)
+    assert len(columns) == len(COLUMNS)
+    for index, (column, values) in enumerate(zip(COLUMNS, columns, strict=True)):
+        sent = [row[index] for row in rows]
+        assert list(values) == ([uuid.UUID(bytes=one).int for one in sent] if column.type == "UUID" else sent)
+
+
+def test_columns_follow_the_types_that_are_given_and_not_those_of_today() -> None:
+    one = uuid.UUID(int=5)
+    assert [list(column) for column in to_columns([("a", one.bytes)], ["String", "UUID"])] == [["a"], [5]]
+
+
+@pytest.mark.parametrize("rows", [[("a", "b"), ("a",)], [("a", "b", "c")]])
+def test_rows_that_do_not_fit_the_columns_are_refused(rows: list[tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        to_columns(rows, ["String", "String"])
+
+
+@given(columns=st.lists(st.tuples(TEXT, TEXT)))
+def test_header_comes_back_the_same(columns: list[tuple[str, str]]) -> None:
+    header = Header(tuple(name for name, _ in columns), tuple(type for _, type in columns))
+    assert parse_header(encode_header(header)) == header
+
+
+def test_header_of_new_segments_names_the_columns_in_their_order() -> None:
+    assert json.loads(encode_header(CURRENT)) == [
+        [column.name for column in COLUMNS],
+        [column.type for column in COLUMNS],
+    ]
+
+
+def test_each_column_has_a_name_of_its_own_and_a_comment() -> None:
+    assert len({column.name for column in COLUMNS}) == len(COLUMNS)
+    assert all(column.comment for column in COLUMNS)

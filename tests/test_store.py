@@ -1,0 +1,183 @@
+"""One suite for both kinds of ClickHouse: a real server, and the real engine embedded in this process."""
+
+import asyncio
+import uuid
+from pathlib import Path
+
+import pytest
+
+from schemas.parse import ParsedBatch
+from schemas.rows import COLUMNS, make_rows
+from service.dsn import Target, parse_dsn
+from service.errors import Misconfigured, Rejected, Retryable
+from service.migrate import shipped
+from service.store import Store
+from tests.support.clickhouse import ClickHouseServer, free_port
+from tests.support.rows import count, insert, rows_of
+
+async def test_the_table_is_what_rows_says(store: Store) -> None:
+    described = await store.query("DESCRIBE TABLE events")
+    assert [(name, kind, comment) for name, kind, _, _, comment, *_ in described] == [tuple(one) for one in COLUMNS]
+
+
+async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
+    odd = "\0 \t'\"\\ é 漢 🙂 {x:String} %s"
+    rows = rows_of(
+        {"event_name": odd, "session_id": odd, "page_url": odd, "referrer": odd, "user_agent": odd},
+        {"event_name": "first", "timestamp": "1900-01-01T00:00:00Z", "category": "trading", "priority": "critical"},
+        {"event_name": "last", "timestamp": "2299-12-31T23:59:59.999999Z"},
+        {"event_name": "numbers", "properties": {"a": 0.1, "b": 2**63, "c": 10**30, "d": "x"}},
+    )
+    await insert(store, rows, "t")
+    back = await store.query(
+        "SELECT toString(event_id), event_name, category, priority, properties, toUnixTimestamp64Micro(timestamp),"
+        " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source"
+        " FROM events ORDER BY toString(event_id)"
+    )
+    assert back == sorted((str(uuid.UUID(bytes=row[0])), *row[1:]) for row in rows)
+
+
+async def test_a_token_is_stored_once_however_often_it_is_sent(store: Store) -> None:
+    rows = rows_of(*({"event_name": f"e{number}"} for number in range(50)))
+    for _ in range(3):
+        await insert(store, rows, "once")
+    assert await count(store) == 50
+    await insert(store, rows, "another")
+    assert await count(store) == 100
+
+
+async def test_the_same_token_sent_at_the_same_time_is_stored_once(store: Store) -> None:
+    rows = rows_of({"event_name": "a"}, {"event_name": "b"})
+    await asyncio.gather(*(insert(store, rows, "same") for _ in range(5)))
+    assert await count(store) == 2
+
+
+async def test_a_large_batch_over_hundreds_of_years_is_one_part_and_so_one_token(store: Store) -> None:
+    """The driver would cut this batch into several blocks, and event-time partitions into hundreds of parts."""
+    hundred = [{"event_name": "e", "timestamp": f"{1900 + 4 * number}-06-01T00:00:00Z"} for number in range(100)]
+    rows = [row for _ in range(200) for row in rows_of(*hundred)]
+    await insert(store, rows, "big")
+    [[parts]] = await store.query(
+        "SELECT count() FROM system.parts WHERE database = currentDatabase() AND table = 'events' AND active"
+    )
+    assert parts == 1
+    await insert(store, rows, "big")
+    assert await count(store) == 20_000
+
+
+async def test_rows_that_the_table_refuses_are_rejected_and_nothing_of_them_is_stored(store: Store) -> None:
+    await store.command("ALTER TABLE events ADD CONSTRAINT no_poison CHECK event_name != 'poison'")
+    with pytest.raises(Rejected) as refused:
+        await insert(store, rows_of({"event_name": "fine"}, {"event_name": "poison"}), "t")
+    assert refused.value.code == 469
+    assert await count(store) == 0
+
+
+async def test_a_missing_table_is_for_a_person_to_mend(store: Store) -> None:
+    await store.command("RENAME TABLE events TO away")
+    with pytest.raises(Misconfigured) as refused:
+        await insert(store, rows_of({"event_name": "a"}), "t")
+    assert refused.value.code == 60
+    await store.command("RENAME TABLE away TO events")
+    await insert(store, rows_of({"event_name": "a"}), "t")
+    assert await count(store) == 1
+
+
+async def test_parameters_are_bound_by_clickhouse_and_not_pasted(store: Store) -> None:
+    hostile = "'; DROP TABLE events; --\\ {x}"
+    assert await store.query("SELECT {text:String}, {n:Int64}", {"text": hostile, "n": -5}) == [(hostile, -5)]
+
+
+async def test_preparing_again_changes_nothing_and_two_at_once_do_no_harm(store: Store, target: Target) -> None:
+    others = [Store(target, migrating=True) for _ in range(3)]
+    try:
+        assert await asyncio.gather(*(other.prepare() for other in others)) == [[], [], []]
+        await store.command("DROP TABLE events")
+        await store.command("DROP TABLE migrations")
+        await asyncio.gather(*(other.prepare() for other in others))
+        recorded = await store.query("SELECT DISTINCT number, name FROM migrations ORDER BY number")
+        assert recorded == [(one.number, one.name) for one in shipped()]
+        assert await count(store) == 0
+    finally:
+        for other in others:
+            await other.close()
+
+
+async def test_deleting_events_keeps_the_statistics_true(store: Store) -> None:
+    rows = rows_of(*({"event_name": f"e{number % 2}", "session_id": f"s{number}"} for number in range(10)))
+    await insert(store, rows, "t")
+    await store.command("DELETE FROM events WHERE event_name = 'e0'")
+    hourly = "SELECT sum(n) FROM (SELECT category, count() AS n FROM events GROUP BY category)"
+    assert await store.query(hourly) == [(5,)]
+    await store.command("ALTER TABLE events DELETE WHERE session_id = 's1' SETTINGS mutations_sync = 2")
+    assert await store.query(hourly) == [(4,)]
+
+
+async def test_the_durability_settings_are_in_force(store: Store) -> None:
+    [[engine]] = await store.query(
+        "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"
+    )
+    for setting in ("fsync_after_insert = 1", "fsync_part_directory = 1", "non_replicated_deduplication_window = 10000"):
+        assert setting in engine
+
+
+def server_store(dsn: str) -> Store:
+    return Store(parse_dsn(dsn, Path("unused")), migrating=True)
+
+
+async def test_a_server_that_is_not_there_is_retryable_and_its_address_is_not_told() -> None:
+    store = server_store(f"http://user:secret@127.0.0.1:{free_port()}/analytics")
+    with pytest.raises(Retryable, match="^ClickHouse can't be reached: Connection refused$"):
+        await store.prepare()
+    await store.close()
+
+
+async def test_a_wrong_password_is_told_without_the_password(tmp_path: Path) -> None:
+    server = ClickHouseServer(tmp_path / "server", with_users=True).start()
+    try:
+        store = server_store(server.dsn("analytics", "writer", "wrong"))
+        with pytest.raises(Misconfigured, match="Authentication failed") as refused:
+            await store.prepare()
+        assert refused.value.code == 516
+        assert "wrong" not in str(refused.value)
+        await store.close()
+        store = server_store(server.dsn("analytics", "writer", "right"))
+        await store.prepare()
+        await store.ping()
+        await store.close()
+    finally:
+        server.stop()
+
+
+async def answering(answer: bytes) -> tuple[asyncio.Server, str]:
+    """A fake for what ClickHouse itself can't be made to do: answer with someone else's words."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/analytics"
+
+
+@pytest.mark.parametrize("status", ["200 OK", "502 Bad Gateway", "301 Moved Permanently", "204 No Content"])
+async def test_a_page_of_some_proxy_is_no_confirmation(status: str, store: Store, target: Target) -> None:
+    if target.embedded:
+        return
+    page = b"<html>hello</html>"
+    head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(page)}\r\nLocation: /\r\n\r\n"
+    server, dsn = await answering(head.encode() + (b"" if status.startswith("204") else page))
+    client = store._engine._client  # type: ignore[attr-defined]
+    before, client._backend._base_url = client._backend._base_url, dsn.removesuffix("analytics")
+    with pytest.raises(Retryable):
+        await insert(store, rows_of({"event_name": "a"}), "t")
+    client._backend._base_url = before
+    server.close()
+    await insert(store, rows_of({"event_name": "a"}), "t")
+    assert await count(store) == 1
+
+
+def test_an_empty_batch_is_never_made() -> None:
+    assert make_rows(ParsedBatch([]), source="t", received_at=1) == []
