@@ -8,6 +8,7 @@ answer is one ``json_invalid`` item in the same form.
 import json
 import math
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ ErrorItem = dict[str, Any]
 INPUT_MAX_BYTES = 1024
 
 _TOO_DEEP = "Nested too deep"
+_NOT_UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -51,7 +53,7 @@ def check(body: bytes, model: type[Model]) -> Model:
         valid = model.model_validate(value, from_attributes=True)
     except ValidationError as error:
         raise Invalid([_item(dict(item)) for item in error.errors(include_url=False)]) from None
-    _check_strict_json(body)
+    _check_strict_json(body, value)
     return valid
 
 
@@ -65,7 +67,7 @@ def wrong_type_of_properties() -> list[ErrorItem]:
     return [_json_invalid("properties", "Not an object")]
 
 
-def _check_strict_json(body: bytes) -> None:
+def _check_strict_json(body: bytes, value: Any) -> None:
     """Refuse what json.loads lets pass and the column could not keep as JSON: NaN, lone surrogates, bad UTF-8."""
     try:
         body.decode()
@@ -75,9 +77,27 @@ def _check_strict_json(body: bytes) -> None:
     except RecursionError:
         raise Invalid([_json_invalid(0, _TOO_DEEP)]) from None
     except msgspec.DecodeError as error:
+        if faults := list(_lone_surrogates(value)):
+            raise Invalid(faults) from None
         reason, _, place = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
         byte = int(place.rstrip(")")) if reason else 0
         raise Invalid([_json_invalid(len(body[:byte].decode(errors="replace")), reason or str(error))]) from None
+
+
+def _lone_surrogates(value: Any) -> Iterator[ErrorItem]:
+    """An item for each string that is not Unicode, in pydantic's words: it has them only for bounded strings."""
+    places: list[tuple[list[int | str], Any]] = [(["body"], value)]
+    while places:
+        loc, value = places.pop()
+        if isinstance(value, str) and _SURROGATES.search(value):
+            yield {"type": "string_unicode", "loc": loc, "msg": _NOT_UNICODE, "input": _printable(value)}
+        elif isinstance(value, dict):
+            for key, one in reversed(value.items()):
+                if _SURROGATES.search(key):
+                    places.append((loc, key))
+                places.append(([*loc, _clean(key)], one))
+        elif isinstance(value, list):
+            places += reversed([([*loc, index], one) for index, one in enumerate(value)])
 
 
 def _missing() -> ErrorItem:

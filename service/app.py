@@ -15,7 +15,7 @@ from schemas.rows import CURRENT, encode_header
 from service.api import body, health, stats, track
 from service.api.auth import TOKENS
 from service.api.docs import routes as docs_routes
-from service.api.errors import error_middleware
+from service.api.errors import LEAVING, error_middleware
 from service.config import Settings
 from service.datadir import DataDir
 from service.flusher import Flusher
@@ -32,6 +32,7 @@ PREFIX = "/api/v1/analytics"
 BATCH_MAX_BYTES = 32 * 2**20
 #: How long a start waits for ClickHouse before it takes events without it, in seconds.
 PREPARE_TIMEOUT = 2.0
+STOP_BY: web.AppKey[list[float]] = web.AppKey("stop_by", list)
 _log = logging.getLogger(__name__)
 
 
@@ -41,8 +42,10 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
     app[body.SETTINGS] = settings
     app[TOKENS] = tokens
     app[stats.STORE] = store
-    app.router.add_post(PREFIX, track.track_event, expect_handler=body.expect_continue)
-    app.router.add_post(f"{PREFIX}/batch", track.track_batch, expect_handler=body.expect_continue)
+    app[LEAVING] = asyncio.Event()
+    app[STOP_BY] = []
+    app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
+    app.router.add_post(f"{PREFIX}/batch", track.track_batch, expect_handler=body.leave_expect)
     app.router.add_routes([
         web.get(f"{PREFIX}/stats", stats.get_stats),
         web.get(f"{PREFIX}/health", health.get_health),
@@ -50,8 +53,6 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
         web.get("/readyz", health.get_readyz),
         *docs_routes(),
     ])  # fmt: skip
-
-    deadline, loop = 0.0, asyncio.get_running_loop()
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
@@ -72,20 +73,20 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
             yield
         finally:
             await writer.close()
-            await flusher.drain(deadline - loop.time())
+            await flusher.drain(app[STOP_BY][0] - asyncio.get_running_loop().time() if app[STOP_BY] else 0)
             await monitor.close()
             await flusher.close()
             await store.close()
 
-    async def announce_stop(app: web.Application) -> None:
-        # Handlers still run: readiness goes off, and the time that the stop may take begins to count.
-        nonlocal deadline
-        deadline = loop.time() + settings.shutdown_timeout
-        app[track.WRITER].announce_stop()
-
-    app.on_shutdown.append(announce_stop)
     app.cleanup_ctx.append(parts)
     return app
+
+
+def announce_stop(app: web.Application, seconds: float) -> None:
+    """Handlers still run: readiness goes off, answers close their connections, and the time for the stop begins."""
+    app[LEAVING].set()
+    app[STOP_BY].append(asyncio.get_running_loop().time() + seconds)
+    app[track.WRITER].announce_stop()
 
 
 def recover(spool: Spool, flusher: Flusher) -> None:

@@ -19,6 +19,8 @@ from service.errors import StartError, StoreError
 _log = logging.getLogger(__name__)
 #: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
 STOP_CONNECTIONS_TIMEOUT = 5.0
+#: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
+LAST_ANSWERS_TIMEOUT = 0.5
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
 
 
@@ -106,12 +108,14 @@ def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.To
     if not known:
         made = {scope: tokens.create(path, f"first-{scope}", [scope]) for scope in tokens.SCOPES}
         known = tokens.from_file(path)
+        for scope, token in made.items():  # at once: should this start fail, the next one makes none
+            print(f"{scope} token, shown only now: {token}", flush=True)
     return known, made
 
 
 async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.Token], made: dict[str, str]) -> int:
     # Imported late: `analytics token` and `--help` answer at once without them.
-    from service.app import create_app
+    from service.app import announce_stop, create_app
     from service.store import Store
 
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), data.clickhouse)
@@ -144,11 +148,28 @@ async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.T
         _say_ready(settings, data, target.shown, _url(settings.host, runner), made)
         await stop.wait()
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
+        announce_stop(app, settings.shutdown_timeout)
+        await site.stop()
+        await _wait_for_clients(runner, min(LAST_ANSWERS_TIMEOUT, settings.shutdown_timeout / 2))
     except StoreError as error:
-        raise StartError(f"{error}; check {variable('clickhouse_dsn')}") from None
+        raise _store_refused(error) from None
     finally:
         await runner.cleanup()
     return 0
+
+
+def _store_refused(error: StoreError) -> StartError:
+    hint = f"; check {variable('clickhouse_dsn')}" if error.code else ""  # without code, the words are our own
+    return StartError(f"{error}{hint}")
+
+
+async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            while runner.server and runner.server.connections:  # noqa: ASYNC110  # aiohttp has no event for it
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        pass  # they are idle
 
 
 def _url(host: str, runner: web.AppRunner) -> str:
@@ -164,8 +185,6 @@ def _say_ready(settings: Settings, data: DataDir, store: str, url: str, made: di
         f"  ClickHouse {store}",
         f"  reference  {url}/docs",
     ]
-    for scope, token in made.items():
-        lines.append(f"  {scope} token, shown only now: {token}")
     token = made.get("write", "$TOKEN")
     lines += [
         "Send an event:",
@@ -195,7 +214,7 @@ async def _migrate_now(settings: Settings) -> int:
     try:
         applied = await store.prepare()
     except StoreError as error:
-        raise StartError(f"{error}; check {variable('clickhouse_dsn')}") from None
+        raise _store_refused(error) from None
     finally:
         await store.close()
         if data:

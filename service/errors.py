@@ -9,7 +9,6 @@
     │   ├── BodyTimeout         408 the body did not arrive in time
     │   ├── BodyTooLarge        413 larger than the limit, as sent or unpacked
     │   ├── UnsupportedEncoding 415 a Content-Encoding that is not taken
-    │   ├── ValidationFailed    422 the body is not valid; detail lists the faults
     │   └── Unavailable         503 no promise was made, send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
     │       ├── SpoolFailed         the disk refused the events
@@ -20,7 +19,8 @@
         │   └── Misconfigured       needs a person: wrong password, missing table, no rights
         └── Rejected                these rows will never fit
 
-A test compares this tree with docs/errors.md.
+A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` is answered with 422 and the
+contract's list of faults. A test compares this tree with docs/errors.md.
 """
 
 from collections.abc import Mapping
@@ -88,12 +88,6 @@ class UnsupportedEncoding(RequestError):
 
     status = 415
     detail = "Content-Encoding must be gzip, zstd or identity"
-
-
-class ValidationFailed(RequestError):
-    """The body is not valid; ``detail`` is the contract's list of faults."""
-
-    status = 422
 
 
 class Unavailable(RequestError):

@@ -57,10 +57,10 @@ class Flusher:
         self.totals = totals
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
-        #: When ClickHouse last answered an insert, whichever way; seconds on the monotonic clock.
+        #: When ClickHouse last took or rejected a batch; seconds on the monotonic clock.
         self.heard_at = 0.0
-        #: Whether an insert is under way or waits to be tried again.
-        self.inserting = False
+        #: Whether the batch at hand has failed and is tried again: then only an insert shows that ClickHouse works.
+        self.retrying = False
         self._spool = spool
         self._store = store
         self._status = status
@@ -118,7 +118,6 @@ class Flusher:
                 self._submitted.clear()
                 await self._submitted.wait()
             batch = self._queue[0]
-            self.inserting = True
             try:
                 await self._flush(batch)
             except Exception:  # a bug or a disk error: the batch stays on disk and must not stop the others
@@ -126,18 +125,16 @@ class Flusher:
                 self._queue.rotate(-1)
                 await asyncio.sleep(BACKOFF_MAX)
                 continue
-            finally:
-                self.inserting = False
             self._queue.popleft()
             self._in_memory -= batch.rows is not None
             self.pending_rows -= batch.segment.rows
 
     async def _flush(self, batch: _Batch) -> None:
         segment, started = batch.segment, time.monotonic()
-        if batch.rows is None:
-            header, rows, splits = await self._on_thread(self._load, segment)
-        else:
-            header, rows, splits = CURRENT, batch.rows, set()
+        header, rows = CURRENT, batch.rows
+        if rows is None:
+            header, rows = await self._on_thread(self._load, segment)
+        splits = await self._on_thread(self._dealt_with, segment.token)
         quarantined = await self._insert(segment.token, header, rows, splits)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
@@ -146,24 +143,26 @@ class Flusher:
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
         _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
 
-    def _load(self, segment: Segment) -> tuple[Header, Rows, set[tuple[int, int]]]:
+    def _load(self, segment: Segment) -> tuple[Header, Rows]:
         try:
             contents = self._spool.read(segment)
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
-            return CURRENT, [], set()
+            return CURRENT, []
         header = parse_header(contents.header) if contents.header else CURRENT
-        rows = [row for payload in contents.payloads for row in decode_rows(payload)]
-        # A row that is in the quarantine has been dealt with, even if the table would take it by now.
-        there = self._spool.quarantine.glob(f"{segment.token}.*.json")
+        return header, [row for payload in contents.payloads for row in decode_rows(payload)]
+
+    def _dealt_with(self, token: str) -> set[tuple[int, int]]:
+        """The ranges of the segment that were rejected before; those of one row are in the quarantine.
+
+        There they stay, even if the table would take them by now.
+        """
+        there = self._spool.quarantine.glob(f"{token}.*.json")
         alone = {(index, index + 1) for index in (int(path.name.split(".")[1]) for path in there)}
-        return header, rows, self._spool.splits(segment.token) | alone
+        return self._spool.splits(token) | alone
 
     async def _insert(self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]]) -> int:
-        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are.
-
-        ``splits`` are the ranges that were rejected before: rows alone are in the quarantine already.
-        """
+        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
         quarantined = 0
         ranges = [(0, len(rows))] if rows else []
         while ranges:
@@ -194,15 +193,22 @@ class Flusher:
             try:
                 await self._store.insert(header, columns, token)
             except Retryable as error:
+                self.retrying = True
                 self._status.fails(str(error))
                 longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
-                await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
-                tries = min(tries + 1, 16)
+            except Rejected:
+                self._answered()
+                raise
             else:
-                self._status.works()
+                self._answered()
                 return
-            finally:
-                self.heard_at = time.monotonic()
+            await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
+            tries = min(tries + 1, 16)
+
+    def _answered(self) -> None:
+        self.retrying = False
+        self.heard_at = time.monotonic()
+        self._status.works()
 
     def _quarantine(self, token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> None:
         values = {

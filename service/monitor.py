@@ -74,11 +74,12 @@ class Monitor:
         self._flusher.start()
         while True:
             await asyncio.sleep(INTERVAL)
-            if time.monotonic() - self._flusher.heard_at < INTERVAL or self._flusher.inserting:
+            if time.monotonic() - self._flusher.heard_at < INTERVAL:
                 continue
             try:
                 await self._store.ping()
             except StoreError as error:
                 self._clickhouse.fails(str(error))
             else:
-                self._clickhouse.works()
+                if not self._flusher.retrying:
+                    self._clickhouse.works()

@@ -199,14 +199,15 @@ class Spool:
             sealed = path
         return Segment(token, rows, sealed, size)
 
-    def probe(self) -> None:
-        """Raise OSError if the folder takes no writes now."""
+    def probe(self, *, sync: bool) -> None:
+        """Raise OSError if the folder takes no writes now. Without ``sync`` the disk itself is left to rest."""
         path = self.folder / "probe"
         try:
             fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             try:
                 write_all(fd, bytes(4096))
-                os.fsync(fd)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
         finally:

@@ -13,9 +13,11 @@ What an insert must carry, so that it is stored once however often it is tried:
 """
 
 import asyncio
+import logging
 import os
 import re
 import ssl
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,9 +32,10 @@ from service.dsn import Target
 from service.errors import Misconfigured, Rejected, Retryable, StoreError
 from service.migrate import Migration, migrate
 
+_log = logging.getLogger(__name__)
 TABLE = "events"
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
-CONNECT_TIMEOUT, PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 5.0, 5.0, 10.0, 60.0
+CONNECT_TIMEOUT, PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 3.0, 10.0, 60.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
 KEEPALIVE_TIMEOUT = 2.5
 ONE_BLOCK = 1 << 30
@@ -50,7 +53,6 @@ REJECTED = frozenset({
     131,  # TOO_LARGE_STRING_SIZE
     321, 349,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
     376,  # CANNOT_PARSE_UUID
-    395,  # FUNCTION_THROW_IF_VALUE_IS_NON_ZERO: a materialized view or a constraint of the table's owner says no
     407, 469,  # DECIMAL_OVERFLOW, VIOLATED_CONSTRAINT
     691,  # UNKNOWN_ELEMENT_OF_ENUM
 })  # fmt: skip
@@ -60,13 +62,25 @@ MISCONFIGURED = frozenset({
     115, 164,  # UNKNOWN_SETTING, READONLY
     192, 193, 194, 195, 497, 516,  # unknown user, wrong or required password, address not allowed, denied, failed
 })  # fmt: skip
+#: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
+RETRYABLE = frozenset({
+    3, 23, 74, 75,  # UNEXPECTED_END_OF_FILE, cannot read from or write to a file descriptor or a buffer
+    159, 160, 201, 202,  # TIMEOUT_EXCEEDED, TOO_SLOW, QUOTA_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES
+    209, 210, 225, 236,  # SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, ABORTED
+    241, 242, 243, 252,  # MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS
+    279, 285, 286, 319,  # ALL_CONNECTION_TRIES_FAILED, too few live replicas, quorum, UNKNOWN_STATUS_OF_INSERT
+    394, 425, 999,  # QUERY_WAS_CANCELLED, SYSTEM_ERROR, KEEPER_EXCEPTION
+})  # fmt: skip
 _UNKNOWN_DATABASE = 81
 _TOO_MANY_PARTS = 252
-#: Addresses and versions in the driver's messages, which /health would show to anyone.
+#: What messages hold besides their meaning: addresses, versions, ids of tables and values of events. /health shows
+#: the rest to anyone, and the log keeps it.
 _NOT_FOR_PEOPLE = re.compile(
     r"^Received ClickHouse exception, code: \d+, server response: "
     r"|\s*\((?:for url|version) [^()]*(?:\([^()]*\))?[^()]*\)|\s*\(?for url \S+\)?"
+    r"|\s*\([0-9a-f]{8}-[0-9a-f-]{27}\)|\.? Column values:.*(?= \([A-Z_]+\)$)|\.? Column values:.*$"
 )
+_MESSAGE_MAX = 300
 
 
 class _Engine(Protocol):
@@ -203,7 +217,7 @@ class _Embedded:
             self._clients[name] = get_client(interface="chdb", path=str(self._folder), database=database)
         except ImportError:
             raise Misconfigured(
-                "the embedded ClickHouse is not installed: pip install 'analytics[embedded]',"
+                "the embedded ClickHouse is not installed: install this package with its extra [embedded],"
                 " or set ANALYTICS_CLICKHOUSE_DSN to a server, http://user:password@host:port/database"
             ) from None
 
@@ -257,7 +271,12 @@ def _code(error: BaseException) -> int:
 def _classified(error: Exception) -> StoreError:
     """What a failure means for the batch."""
     code = _code(error)
-    message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split()))[:500] or type(error).__name__
+    message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split())) or type(error).__name__
+    message = textwrap.shorten(message, _MESSAGE_MAX, placeholder=" …")
+    if "while pushing to view" in str(error):
+        # The rows are stored and only the view failed: sent again with this token, they are not stored again, and
+        # the view gets them. Any other token would double them.
+        return Misconfigured(message, code)
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
         return Rejected(message, code)
     if code in MISCONFIGURED:
@@ -268,6 +287,8 @@ def _classified(error: Exception) -> StoreError:
         return Retryable(f"ClickHouse can't be reached: {network}")
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
+    if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
+        _log.error("an error of no known class, taken to pass by itself: %s", message)
     return Retryable(message, code)
 
 

@@ -14,6 +14,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -111,7 +112,8 @@ class BatchWriter:
         if self._status.ok and time.monotonic() - self._synced_at < 1.0:
             return
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._spool.probe)
+            probe = partial(self._spool.probe, sync=not self._status.ok)
+            await asyncio.get_running_loop().run_in_executor(self._thread, probe)
         except OSError as error:
             self._status.fails(_reason(error))
         else:

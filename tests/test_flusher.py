@@ -21,7 +21,7 @@ Script = Callable[[list[str], str], None]
 
 
 class ScriptedStore:
-    """Takes inserts as ClickHouse does, once a token; ``script`` may raise, by the names of the events and the token."""
+    """Takes inserts as ClickHouse does, once a token; ``script`` may raise, by the events' names and the token."""
 
     def __init__(self) -> None:
         self.script: Script = lambda names, token: None

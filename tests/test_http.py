@@ -159,7 +159,8 @@ def test_a_request_without_token_is_answered_before_its_body_is_sent(service: Se
 
 
 @pytest.mark.parametrize(
-    ("authorization", "length", "status"), [(f"Bearer {WRITE}", 22, 100), ("Bearer no", 22, 401), (f"Bearer {WRITE}", 10**7, 413)]
+    ("authorization", "length", "status"),
+    [(f"Bearer {WRITE}", 22, 100), ("Bearer no", 22, 401), (f"Bearer {WRITE}", 10**7, 413)],
 )
 def test_expect_continue_is_answered_by_token_and_length(
     service: Service, authorization: str, length: int, status: int
@@ -173,7 +174,8 @@ def test_expect_continue_is_answered_by_token_and_length(
 
 
 @pytest.mark.parametrize(
-    ("encoding", "pack"), [("gzip", gzip.compress), ("GZip", gzip.compress), ("zstd", zstd.compress), ("identity", bytes)]
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("GZip", gzip.compress), ("zstd", zstd.compress), ("identity", bytes)],
 )
 def test_packed_bodies_are_unpacked(service: Service, encoding: str, pack: Any) -> None:
     body = json.dumps({"events": [EVENT] * 100}).encode()

@@ -95,6 +95,14 @@ def test_operations_have_the_names_that_generated_clients_use() -> None:
     }
 
 
+def test_operations_that_need_a_token_say_what_is_answered_without() -> None:
+    for method, path in _operations(DOCUMENT):
+        operation = DOCUMENT["paths"][path][method]
+        refusals = {"401", "403"} if path.startswith("/api") and not path.endswith("/health") else set()
+        assert operation.get("security", []) == ([{"HTTPBearer": []}] if refusals else [])
+        assert operation["responses"].keys() & {"401", "403"} == refusals
+
+
 async def test_every_route_but_those_of_the_documentation_is_described(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
     store = Store(parse_dsn("http://127.0.0.1:9/analytics", data.clickhouse), migrating=False)

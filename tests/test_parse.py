@@ -135,10 +135,11 @@ _ARRAYS, _OBJECTS = ("[", "[]", "]"), ('{"a":', "{}", "}")
     [
         _nested(PROPERTIES_MAX_DEPTH, *_ARRAYS),
         _nested(PROPERTIES_MAX_DEPTH, *_OBJECTS),
+        f'{_nested(PROPERTIES_MAX_DEPTH, *_ARRAYS)[:-1]},"b":[[]]}}',
         f'{{"a":[{",".join(["[]"] * 1000)}]}}',
         '{"a":"' + "[{" * 1000 + '","b":"\\"' + "[{" * 1000 + '"}',
     ],
-    ids=["arrays", "objects", "wide", "brackets in text"],
+    ids=["arrays", "objects", "neighbours", "wide", "brackets in text"],
 )
 def test_properties_may_be_nested_to_the_limit(properties: str) -> None:
     body = f'{{"event_name":"a","properties":{properties}}}'.encode()

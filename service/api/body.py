@@ -11,10 +11,8 @@ import zlib
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from service.api.auth import authorize
-from service.api.respond import error_response
 from service.config import Settings
-from service.errors import BadRequest, BodyTimeout, BodyTooLarge, RequestError, UnsupportedEncoding
+from service.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -30,7 +28,12 @@ _ZSTD_WINDOW_LOG_MAX = 23
 async def read_body(request: web.Request) -> bytes:
     """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge or UnsupportedEncoding."""
     settings = request.app[SETTINGS]
-    _refuse_by_headers(request, settings.max_body_bytes)
+    limit = settings.max_body_bytes
+    if request.content_length is not None and request.content_length > limit:
+        raise BodyTooLarge(f"The body is larger than {limit} bytes")
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the interim answer is no part of the answer
     try:
         async with asyncio.timeout(settings.body_timeout):
             body = await request.read()
@@ -39,25 +42,14 @@ async def read_body(request: web.Request) -> bytes:
     except web.HTTPRequestEntityTooLarge:
         raise BodyTooLarge from None
     encoding = request.headers.get("Content-Encoding")
-    return body if encoding is None else _unpack(body, encoding, settings.max_body_bytes)
+    return body if encoding is None else _unpack(body, encoding, limit)
 
 
-async def expect_continue(request: web.Request) -> web.Response | None:
-    """Answer ``Expect: 100-continue`` only once token and length are found good: a refused body is not sent."""
-    try:
-        authorize(request, "write")
-        _refuse_by_headers(request, request.app[SETTINGS].max_body_bytes)
-    except RequestError as error:
-        return error_response(error)
-    if request.version == HttpVersion11:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the interim answer is no part of the answer
-    return None
+async def leave_expect(request: web.Request) -> None:
+    """Do nothing where aiohttp would answer ``Expect: 100-continue`` at once.
 
-
-def _refuse_by_headers(request: web.Request, limit: int) -> None:
-    if request.content_length is not None and request.content_length > limit:
-        raise BodyTooLarge(f"The body is larger than {limit} bytes")
+    ``read_body`` does, once the token and the length are found good: so a body that is refused is not sent.
+    """
 
 
 def _unpack(body: bytes, encoding: str, limit: int) -> bytes:

@@ -1,5 +1,6 @@
 """One middleware: every error becomes JSON, and nothing that goes wrong inside is shown outside."""
 
+import asyncio
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from service.api.respond import error_response, json_response
 from service.errors import RequestError
 
 REQUEST_ID = "X-Request-ID"
+LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _log = logging.getLogger(__name__)
 _prefix, _numbers = os.urandom(6).hex(), count(1)
@@ -38,6 +40,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         _log.exception("unexpected error", extra={"request_id": request_id})
         response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
     response.headers[REQUEST_ID] = request_id
+    if request.app[LEAVING].is_set():
+        response.force_close()  # so that the client comes back elsewhere, and not while we close
     if response.status >= 400:
         _log.info(
             "refused",

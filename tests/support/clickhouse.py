@@ -100,6 +100,12 @@ class ClickHouseServer:
         """What ANALYTICS_CLICKHOUSE_DSN takes."""
         return f"http://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        assert self._process
+        return self._process.pid
+
     def query(self, sql: str, database: str = "default") -> list[list[Any]]:
         """The rows of a query; of a statement without result, none."""
         return query(self.dsn(database), sql)

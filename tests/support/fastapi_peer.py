@@ -80,7 +80,7 @@ def assert_agreement(peer: Peer, body: bytes, path: str = EVENTS) -> Outcome:
         assert_same_errors(ours, theirs.errors)
     elif theirs.status == 200:
         assert not is_storable(body), f"refused with {ours}, but FastAPI took {body!r}"
-        assert [item["type"] for item in ours] == ["json_invalid"]
+        assert {item["type"] for item in ours} in ({"json_invalid"}, {"string_unicode"})
     return ours
 
 
@@ -94,10 +94,11 @@ def parse(body: bytes, path: str = EVENTS) -> Outcome:
 
 
 def is_storable(body: bytes) -> bool:
-    """Whether a body that json.loads takes is JSON by the book (RFC 8259): UTF-8, no NaN, whole characters."""
+    """Whether json.loads takes it and it is UTF-8 without NaN and half characters, also where a key is given twice."""
     constants: list[str] = []
     try:
-        json.dumps(json.loads(body.decode(), parse_constant=constants.append), ensure_ascii=False).encode()
+        value = json.loads(body.decode(), parse_constant=constants.append, object_pairs_hook=list)
+        json.dumps(value, ensure_ascii=False).encode()
     except ValueError:
         return False
     return not constants

@@ -1,0 +1,75 @@
+"""Load with a memory: what was acknowledged, what was refused, and what nobody knows; and the check of it all."""
+
+import http.client
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterable
+
+from tests.support import wait_until
+from tests.support.service import BATCH, WRITE, Service
+
+
+class Load:
+    """Clients that post batches of events without pause; each event has a name of its own in ``session_id``."""
+
+    def __init__(self, service: Service, clients: int = 4, batch: int = 5) -> None:
+        self.acknowledged: set[str] = set()
+        self.refused: set[str] = set()
+        self.unknown: set[str] = set()
+        self._service = service
+        self._batch = batch
+        self._numbers = itertools.count()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+            assert not thread.is_alive()
+
+    def wait_for_more(self, count: int) -> None:
+        """Wait until so many more events are acknowledged."""
+        seen = len(self.acknowledged)
+        wait_until(lambda: len(self.acknowledged) >= seen + count, 30)
+
+    def _client(self) -> None:
+        connection: http.client.HTTPConnection | None = None
+        while not self._stop.is_set():
+            names = [f"event-{next(self._numbers)}" for _ in range(self._batch)]
+            body = json.dumps({"events": [{"event_name": "load", "session_id": name} for name in names]})
+            outcome = self.refused  # until something of it has left
+            try:
+                if connection is None:
+                    connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=15)
+                    connection.connect()
+                outcome = self.unknown
+                connection.request("POST", BATCH, body, {"Authorization": f"Bearer {WRITE}"})
+                answer = connection.getresponse()
+                answer.read()
+                outcome = self.acknowledged if answer.status == 200 else self.refused
+            except (OSError, http.client.HTTPException):  # refused or cut off
+                if connection:
+                    connection.close()
+                connection = None
+                self._stop.wait(0.02)
+            outcome.update(names)
+        if connection:
+            connection.close()
+
+    def check(self, stored: Iterable[str]) -> None:
+        """Every acknowledged event once, no refused one, each unknown one at most once, nothing else."""
+        counts = Counter(stored)
+        twice = {name for name, count in counts.items() if count > 1}
+        assert not twice, f"{len(twice)} events stored twice: {sorted(twice)[:5]}"
+        lost = self.acknowledged - counts.keys()
+        assert not lost, f"{len(lost)} of {len(self.acknowledged)} acknowledged events lost: {sorted(lost)[:5]}"
+        assert not self.refused & counts.keys(), "refused events stored"
+        assert counts.keys() <= self.acknowledged | self.unknown, "events from nowhere"

@@ -1,0 +1,63 @@
+"""``/docs`` in a real browser: it renders, needs nothing from elsewhere, and its buttons work."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.support.service import WRITE, Service
+
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    """A page of a fresh browser."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.fail("no Chromium for the browser tests: install it, on Debian with `apt-get install chromium`")
+    with sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path / "profile", executable_path=browser, headless=True, args=_ARGUMENTS
+        )
+        yield context.pages[0]
+        context.close()
+
+
+def test_the_reference_works_offline_and_posts_an_event(page: Page, service: Service) -> None:
+    home = f"http://127.0.0.1:{service.port}"
+    requested, complaints = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+
+    page.goto(f"{home}/")
+    assert page.url == f"{home}/docs"
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    for path in ("/api/v1/analytics", "/api/v1/analytics/batch", "/api/v1/analytics/stats", "/livez"):
+        expect(page.locator(f'[data-path="{path}"]')).to_be_visible()
+
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator(".auth-container input").fill(WRITE)
+    page.locator(".auth-btn-wrapper .authorize").click()
+    page.locator(".auth-btn-wrapper .btn-done").click()
+    page.locator('[data-path="/api/v1/analytics"]').click()
+    page.get_by_role("button", name="Try it out").click()
+    page.locator("textarea").fill('{"event_name": "from_the_docs"}')
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table tbody .response-col_status").first).to_contain_text("200")
+    expect(page.locator(".live-responses-table")).to_contain_text("event_id")
+
+    assert complaints == []
+    assert {url for url in requested if not url.startswith((home, "data:"))} == set()
+    service.wait_for_total(1)
