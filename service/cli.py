@@ -129,6 +129,7 @@ async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.T
         auto_decompress=False,  # ours has a limit: see service/api/body.py
         handler_cancellation=False,  # a client that leaves must not abort a commit
         keepalive_timeout=75,
+        lingering_time=1.0,  # reading on after a refusal, so that the client sees it: not for 10 s
         shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
     )
     stop = asyncio.Event()

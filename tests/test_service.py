@@ -201,6 +201,33 @@ def test_a_table_that_is_gone_keeps_events_until_it_is_back(make_service: Make, 
     service.wait_for_total(1)
 
 
+def test_a_full_spool_refuses_says_so_and_takes_events_again_once_drained(
+    make_service: Make, own_server: ClickHouseServer
+) -> None:
+    dsn = own_server.dsn("analytics")
+    service = make_service(dsn, ANALYTICS_SPOOL_MAX_BYTES=200_000).start()
+    own_server.kill()
+    kept = 0
+    while (answer := service.post_batch([{"event_name": "e", "session_id": "x" * 100}] * 100)).status == 200:
+        kept += 100
+        assert kept < 5000
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "spool is full" in answer.json["detail"]
+    while service.post({"event_name": "small"}).status == 200:
+        kept += 1
+    for path in (HEALTH, "/readyz"):
+        assert service.get(path).status == 503
+    health = service.get(HEALTH).json
+    assert health["status"] == "failing"
+    assert "full" in health["spool"]["reason"]
+    assert service.get("/livez").status == 200
+    own_server.start()
+    service.wait_for_total(kept)
+    assert service.get(HEALTH).json["status"] == "ok"
+    assert service.post({"event_name": "again"}).status == 200
+
+
 def test_two_instances_that_start_at_once_share_one_database(make_service: Make, server_dsn: str) -> None:
     services = [make_service(server_dsn).start(wait=False) for _ in range(3)]
     for service in services:
