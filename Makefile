@@ -41,7 +41,7 @@ clean:  ## remove what the other targets made, but for data
 	rm -rf .venv .tools .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
 .venv/.made:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'
 	$(PYTHON) -m venv .venv
 	@touch $@
 
