@@ -69,6 +69,13 @@ class Event(BaseModel):
     user_agent: str | None = Field(None, description="The client's user agent")
 
 
+class EventEnvelope(BaseModel):
+    """A batch of which only what surrounds the events is judged."""
+
+    events: list[Any] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS)
+    client_id: str | None = None
+
+
 class EventBatch(BaseModel):
     """Up to 100 events in one request."""
 
