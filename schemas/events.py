@@ -7,6 +7,7 @@ takes bytes faster; a property test compares the two.
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
@@ -67,6 +68,10 @@ class Event(BaseModel):
     page_url: str | None = Field(None, description="The page on which it happened")
     referrer: str | None = Field(None, description="The page before it")
     user_agent: str | None = Field(None, description="The client's user agent")
+    event_id: UUID | None = Field(
+        None,
+        description="Makes sending again safe: of the same id only the first event is stored. UUID version 7 is best",
+    )
 
 
 class EventEnvelope(BaseModel):

@@ -15,6 +15,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import msgspec
 from pydantic import TypeAdapter, ValidationError
@@ -59,6 +60,7 @@ class ParsedEvent(msgspec.Struct):
     page_url: str | None = None
     referrer: str | None = None
     user_agent: str | None = None
+    event_id: UUID | None = None
 
 
 class ParsedBatch(msgspec.Struct):

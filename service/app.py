@@ -57,7 +57,7 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
-        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status)
+        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status, settings.dedup_window)
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status)
         monitor = Monitor(writer, flusher, store, clickhouse_status)
