@@ -32,6 +32,7 @@ _REFUSALS: dict[int, tuple[str, str]] = {
     408: ("ErrorBody", "The body did not arrive in time"),
     413: ("ErrorBody", "The body is too large, as sent or unpacked"),
     415: ("ErrorBody", "A Content-Encoding that is not taken"),
+    429: ("ErrorBody", "The token sends more events a second than it may; send the same again after Retry-After"),
     503: ("ErrorBody", "No promise was made: send the same again after Retry-After seconds"),
 }
 

@@ -69,6 +69,10 @@ class Settings(BaseModel):
         10 * 2**30, "Bytes that events may take on disk while ClickHouse is away; beyond, posts get 503",
         "a whole number of bytes, at least 65536", ge=65536,
     )  # fmt: skip
+    rate_limit: float = _setting(
+        0.0, "Events that each access token may send a second; beyond, posts get 429; 0 is no limit",
+        "a number of events a second, 0 or more", ge=0, le=1e9,
+    )  # fmt: skip
     dedup_window: Annotated[float, BeforeValidator(_seconds)] = _setting(
         86_400.0, "How long an event sent again with its event_id is recognised, by time of arrival",
         "a number of seconds, or of s, m, h or d as in 24h, from 1 second to 7 days", ge=1, le=7 * 86_400,

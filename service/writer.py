@@ -18,6 +18,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from schemas.events import DEFAULT_PRIORITY
 from schemas.rows import Row, encode_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
@@ -32,6 +33,10 @@ WAITING_MAX_BYTES = 64 * 2**20
 ROOM_MIN_BYTES = 4096
 
 
+#: How full the spool may be for events of each priority to be taken, as a share of its cap: an order outlives a hover.
+TAKEN_UNTIL = {"low": 0.80, "medium": 0.90, "high": 0.95, "critical": 1.0}
+
+
 @dataclass(frozen=True)
 class Limits:
     """The triggers (rows, bytes, seconds) and the cap of the spool in bytes."""
@@ -40,6 +45,10 @@ class Limits:
     batch_bytes: int
     flush_interval: float
     spool_max_bytes: int
+
+
+_SHED_FROM = min(TAKEN_UNTIL.values())
+_NONE_SHED: frozenset[str] = frozenset()
 
 
 class _Waiter(NamedTuple):
@@ -91,11 +100,25 @@ class BatchWriter:
         await done
 
     def refusal(self) -> str | None:
-        """Why an event sent now would not be kept; None if it would be."""
+        """Why an event of the usual priority sent now would not be kept; None if it would be."""
         refusal = Stopping() if self._leaving else self._refusal(ROOM_MIN_BYTES)
         if refusal:
             return str(refusal.detail)
+        if DEFAULT_PRIORITY in self.shed_priorities():
+            return SpoolFull.detail
         return None if self._status.ok else self._status.reason
+
+    def shed_priorities(self) -> frozenset[str]:
+        """The priorities of which no events are taken now, since the spool nears its cap; usually none."""
+        full = (self._spool.size + self._waiting_bytes) / self.limits.spool_max_bytes
+        if full < _SHED_FROM:
+            return _NONE_SHED
+        return frozenset(priority for priority, until in TAKEN_UNTIL.items() if full >= until)
+
+    def seconds_to_room(self) -> float:
+        """How long until events of every priority are taken again, by the rate of late."""
+        room = _SHED_FROM * self.limits.spool_max_bytes
+        return self._flusher.seconds_to_free(max(0, int(self._spool.size + self._waiting_bytes - room)))
 
     def _refusal(self, size: int) -> SpoolFull | Stopping | None:
         if self._stopping:
