@@ -11,6 +11,7 @@ batches have the size that was asked for.
 """
 
 import asyncio
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -177,20 +178,23 @@ class BatchWriter:
         group, self._waiting = self._waiting, []
         return group
 
-    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, OSError | None]:
+    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, Exception | None]:
         """On the spool's thread: one durable frame for the group; the segment, if this sealed it; the error."""
-        error = None
+        error: Exception | None = None
         try:
             if group:
                 rows = list(chain.from_iterable(waiter.rows for waiter in group))
                 self._spool.append(encode_rows(rows), len(rows))
         except OSError as caught:
             error = caught
+        except Exception as caught:  # a bug; the next group may well do without it
+            _log.exception("a group could not be written")
+            error = caught
         limits, spool = self.limits, self._spool
         full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
         return spool.seal() if seal or full or error else None, error
 
-    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, OSError | None], started: float) -> None:
+    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, Exception | None], started: float) -> None:
         sealed, error = outcome
         if error:
             self._status.fails(_reason(error))
@@ -222,5 +226,8 @@ class BatchWriter:
         self._wake.set()
 
 
-def _reason(error: OSError) -> str:
-    return f"the spool can't be written: {error.strerror or error}"
+def _reason(error: Exception) -> str:
+    return f"the spool can't be written: {getattr(error, 'strerror', None) or error}"
+
+
+_log = logging.getLogger(__name__)

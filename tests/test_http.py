@@ -107,6 +107,13 @@ def test_lenient_batch_without_a_valid_event_keeps_nothing(service: Service) -> 
     assert (answer.json["success"], answer.json["events_queued"], answer.json["events_failed"]) == (False, 0, 2)
 
 
+def test_a_client_id_that_is_no_unicode_is_refused_even_leniently(service: Service) -> None:
+    for events in (b'{"event_name":"a"}', b'{"event_name":"a"},{}'):
+        body = b'{"client_id":"\\ud800","events":[' + events + b"]}"
+        assert service.post(body, BATCH, Prefer="handling=lenient").status == 422
+        assert service.post(body, BATCH).status == 422
+
+
 @pytest.mark.parametrize("body", [{"events": []}, {"events": [EVENT] * 101}, {"events": 1}, {}, [], None])
 def test_what_is_no_batch_is_refused_even_leniently(service: Service, body: Any) -> None:
     assert service.post(body, BATCH, Prefer="handling=lenient").status == 422
