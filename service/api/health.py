@@ -9,6 +9,7 @@ from service import __version__
 from service.api.respond import json_response
 from service.api.stats import iso
 from service.api.track import WRITER
+from service.quarantine import Quarantine
 from service.status import Status
 
 
@@ -17,6 +18,7 @@ class Parts(NamedTuple):
 
     spool: Status
     clickhouse: Status
+    quarantine: Quarantine
     started_at: float
 
 
@@ -25,7 +27,7 @@ PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 
 async def get_health(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
-    spool, clickhouse, started_at = request.app[PARTS]
+    spool, clickhouse, quarantine, started_at = request.app[PARTS]
     refusal = request.app[WRITER].refusal()
     status = "failing" if refusal else "ok" if clickhouse.ok else "degraded"
     return _answer(
@@ -35,6 +37,7 @@ async def get_health(request: web.Request) -> web.Response:
             "uptime_seconds": round(time.monotonic() - started_at, 3),
             "spool": _part(spool, refusal),
             "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
+            "quarantine": quarantine.held._asdict(),
         },
         failing=bool(refusal),
     )
