@@ -49,12 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)")
-    serve.set_defaults(run=_serve)
+    commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)").set_defaults(run=_serve)
     migrate = commands.add_parser("migrate", help="create or upgrade the tables in ClickHouse, and end")
     migrate.set_defaults(run=_migrate)
-    version = commands.add_parser("version", help="print the version")
-    version.set_defaults(run=lambda _: print(__version__))
+    commands.add_parser("version", help="print the version").set_defaults(run=lambda _: print(__version__))
 
     token = commands.add_parser("token", help="make, list and revoke access tokens")
     actions = token.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -40,7 +40,7 @@ from service.errors import Rejected, StartError
 from service.frames import FILE_MAGIC, encode_frame
 from service.spool import NAME_FORM, Segment, Spool, new_token
 
-#: Rows that go back as one segment, and the bytes of entries after which no more are added to it.
+#: Rows that go back as one segment, and the bytes of their entries if they are several.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
 _RETRY = re.compile(NAME_FORM + r"\.(?P<rows>\d+)\.retry")
 _COUNT_AGAIN_NS = 10**9
@@ -125,6 +125,7 @@ class Quarantine:
             _log.error("%s is damaged (%s): left alone", path, error)
             self._unreadable.add(path)
             return None
+        fsync_folder(self._retry)  # we may have seen a name that the command has not yet made durable
         self._delete(names)
         segment = spool.adopt(token, int(rows), content, self._retry / f".{token}.sealed")
         path.unlink()
@@ -136,9 +137,10 @@ class Quarantine:
 
     def entries(self, names: Collection[str] | None = None) -> list[Entry]:
         """All entries, or those of these names, oldest first. Raises StartError if one is not there."""
+        self._check_folder()
         gone = {name for path in self.returning() for name in _names(path)}  # before looking: see step 3
         there = {}
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+        for path in self.folder.iterdir():
             match = ENTRY.fullmatch(path.name)
             if match and path.name not in gone:
                 there[path.name] = Entry(path, match["token"], int(match["position"]))
@@ -171,14 +173,14 @@ class Quarantine:
                     if problem or entry.damaged:
                         raise ValueError(problem or "damaged bytes can't be retried")
                     own, row = entry.row()
-                    size += entry.path.stat().st_size
+                    own_size = entry.path.stat().st_size
                 except (OSError, ValueError) as error:
                     yield Outcome(entry.path.name, problem or f"can't be retried: {error}")
                     continue
-                if group and (own != header or len(group) >= RETRY_ROWS or size >= RETRY_BYTES):
+                if group and (own != header or len(group) >= RETRY_ROWS or size + own_size > RETRY_BYTES):
                     yield from self._send_back(group, header, rows)
                     group, rows, size = [], [], 0
-                header = own
+                header, size = own, size + own_size
                 group.append(entry.path.name)
                 rows.append(row)
             if group:
@@ -209,9 +211,13 @@ class Quarantine:
         if self.folder.is_dir():
             fsync_folder(self.folder)
 
+    def _check_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise StartError(f"there is no {self.folder}: is ANALYTICS_DATA_DIR that of the service?")
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_folder()
         if self.folder.stat().st_uid != os.geteuid():  # the service could not read what we leave for it
             raise StartError(f"{self.folder} belongs to another user: run this as the user of the service")
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
