@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.entry import Entry
+from service.errors import StartError
 from service.quarantine import Outcome, Quarantine
 
 #: Bytes of a damaged stretch that ``show`` prints.
@@ -17,30 +18,43 @@ SHOWN_BYTES = 4096
 
 def add(commands: Any, data: Callable[[], Path]) -> None:
     """Add the command. ``data`` is the data folder, found when the command runs."""
+
+    def run(function: Callable[[Quarantine, argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], Any]:
+        def guarded(options: argparse.Namespace) -> int | None:
+            quarantine = Quarantine(data())
+            try:
+                return function(quarantine, options)
+            except BrokenPipeError:  # the reader of our output has gone
+                raise
+            except OSError as error:
+                raise StartError(f"the quarantine can't be read or written: {error}") from None
+
+        return guarded
+
     parser = commands.add_parser("quarantine", help="look at the rows that ClickHouse refuses, retry or drop them")
     actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     listing = actions.add_parser("list", help="a line for each: name, time, code, reason, event_name")
     listing.add_argument("--json", action="store_true", help="as JSON lines")
-    listing.set_defaults(run=lambda options: _list(Quarantine(data()), as_json=options.json))
+    listing.set_defaults(run=run(_list))
     show = actions.add_parser("show", help="one of them, whole; of damaged bytes the size and the beginning")
     show.add_argument("name")
-    show.set_defaults(run=lambda options: _show(Quarantine(data()), options.name))
+    show.set_defaults(run=run(_show))
     for name, text in (("retry", "send rows back to ClickHouse"), ("drop", "delete for good, after naming them")):
         action = actions.add_parser(name, help=text)
         which = action.add_mutually_exclusive_group(required=True)
         which.add_argument("--all", action="store_true", help="all that there are")
         which.add_argument("names", nargs="*", default=[], metavar="NAME", help="as `list` shows it")
-        action.set_defaults(run=lambda options, name=name: _change(Quarantine(data()), name, options))
+        action.set_defaults(action=name, run=run(_change))
 
 
-def _list(quarantine: Quarantine, *, as_json: bool) -> None:
+def _list(quarantine: Quarantine, options: argparse.Namespace) -> None:
     entries = quarantine.entries()
     for entry in entries:
         try:
             line = _line(entry)
         except FileNotFoundError:  # retried or dropped meanwhile
             continue
-        print(json.dumps(line) if as_json else "\t".join(_plain(line[name]) for name in _COLUMNS))
+        print(json.dumps(line) if options.json else "\t".join(_plain(line[name]) for name in _COLUMNS))
     if not entries:
         print(f"{quarantine.folder} is empty", file=sys.stderr)
 
@@ -72,8 +86,8 @@ def _plain(value: object) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)
 
 
-def _show(quarantine: Quarantine, name: str) -> None:
-    [entry] = quarantine.entries([name])
+def _show(quarantine: Quarantine, options: argparse.Namespace) -> None:
+    [entry] = quarantine.entries([options.name])
     if not entry.damaged:
         try:
             print(json.dumps(entry.document(), indent=1))
@@ -83,14 +97,15 @@ def _show(quarantine: Quarantine, name: str) -> None:
     with entry.path.open("rb") as file:
         data = file.read(SHOWN_BYTES)
     size = entry.path.stat().st_size
-    print(f"{name}: {size} bytes" + (f", of which the first {len(data)}" if size > len(data) else ""))
+    print(f"{options.name}: {size} bytes" + (f", of which the first {len(data)}" if size > len(data) else ""))
     for start in range(0, len(data), 16):
         part = data[start : start + 16]
         text = "".join(chr(one) if 32 <= one < 127 else "." for one in part)
         print(f"{start:08x}  {part.hex(' '):47}  {text}")
 
 
-def _change(quarantine: Quarantine, action: str, options: argparse.Namespace) -> int:
+def _change(quarantine: Quarantine, options: argparse.Namespace) -> int:
+    action = options.action
     names = None if options.all else options.names
     outcomes: Iterator[Outcome] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
     done = problems = 0

@@ -96,21 +96,25 @@ def test_the_service_killed_at_any_step_of_taking_rows_back_as_it_runs(rig: Rig,
     check_all_are_stored_once(rig)
 
 
-def test_commands_at_the_same_time_do_each_row_once(rig: Rig) -> None:
-    environment = os.environ | {"ANALYTICS_DATA_DIR": str(rig.service.data)}
+@pytest.mark.parametrize("call", ["unlink", "rename", "fsync"])
+def test_a_disk_that_refuses_while_rows_are_taken_back_only_delays_them(rig: Rig, call: str) -> None:
+    rig.service.stop()
+    number = 1 if call == "rename" else 2  # else the start's own
+    rig.service.start(prefix=injection(call, number, "error=ENOSPC"))
+    assert rig.command("retry", "--all").returncode == 0
+    check_all_are_stored_once(rig)
+    assert "what comes back from the quarantine waits: [Errno 28]" in rig.service.log()
+
+
+def test_a_command_waits_for_one_that_is_at_work(rig: Rig) -> None:
+    environment = os.environ | {"ANALYTICS_DATA_DIR": str(rig.service.data), "PYTHONDONTWRITEBYTECODE": "1"}
     before = rig.names()
-    commands = {
-        action: [
-            subprocess.Popen([ANALYTICS, "quarantine", action, "--all"], env=environment, stdout=-1, stderr=-1)
-            for _ in range(3)
-        ]
-        for action in ("retry", "drop")
-    }
-    done = {action: [one.communicate()[0].decode().split() for one in some] for action, some in commands.items()}
-    retried, dropped = ([name for names in done[action] for name in names] for action in ("retry", "drop"))
-    assert sorted(retried + dropped) == before
-    rig.settle(0)
-    assert rig.stored().total() == 1 + len(retried)
+    slow = [*injection("rename", 1, "delay_enter=2000000"), ANALYTICS, "quarantine", "retry", "--all"]
+    retry = subprocess.Popen(slow, env=environment, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: list((rig.service.data / "retry").iterdir()))
+    assert rig.command("drop", "--all").stdout == ""
+    assert retry.communicate()[0].split() == before
+    check_all_are_stored_once(rig)
 
 
 @pytest.mark.parametrize("seed", range(2))
