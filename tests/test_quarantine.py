@@ -170,6 +170,26 @@ def segment_of(path: Path) -> bytes:
     return FILE_MAGIC + encode_frame(encode_header(header), 0) + encode_frame(encode_rows([row]), 1)
 
 
+def test_thousands_go_back_as_a_few_batches(rig: Rig) -> None:
+    rig.post("poison")
+    rig.settle(1)
+    rig.mend()
+    document = json.loads((rig.folder / rig.names()[0]).read_bytes())
+    for number in range(2500):
+        document["values"] |= {"event_id": f"{number:032x}", "session_id": f"poison-{number}"}
+        (rig.folder / f"0123456789ab-{number:016x}.0.json").write_text(json.dumps(document))
+    rig.service.stop()
+    assert len(rig.command("retry", "--all").stdout.splitlines()) == 2501
+    assert [path.name.split(".")[1] for path in sorted((rig.service.data / "retry").iterdir())] == [
+        "1000",
+        "1000",
+        "501",
+    ]
+    rig.service.start()
+    rig.settle(0)
+    assert rig.stored() == Counter(["poison", *(f"poison-{number}" for number in range(2500))])
+
+
 def test_a_value_that_a_person_mended_is_stored_and_one_bent_beyond_sense_stays(rig: Rig) -> None:
     rig.post("poison-1", "poison-2", "poison-3")
     rig.settle(3)
