@@ -82,6 +82,14 @@ class PartHealth(BaseModel):
     reason: str | None = Field(description="Why it does not work; null if it does")
 
 
+class QuarantineHealth(BaseModel):
+    """What the quarantine holds, as of a second ago at most."""
+
+    events: int = Field(ge=0, description="Events that ClickHouse refuses for good")
+    files: int = Field(ge=0, description="Damaged stretches of the spool, each kept in a file")
+    bytes: int = Field(ge=0, description="Bytes of both on disk")
+
+
 class Health(BaseModel):
     """Whether an event sent now can be kept."""
 
@@ -92,6 +100,7 @@ class Health(BaseModel):
     uptime_seconds: float
     spool: PartHealth
     clickhouse: PartHealth
+    quarantine: QuarantineHealth
 
 
 class Probe(BaseModel):

@@ -131,15 +131,19 @@ def to_columns(rows: Sequence[tuple[Any, ...]], types: Sequence[str]) -> list[Se
 
 
 class Header(NamedTuple):
-    """Which columns the rows of a segment have. One written before an upgrade still says what it holds."""
+    """Which columns the rows of a segment have. One written before an upgrade still says what it holds.
+
+    ``tries``: how often ClickHouse has refused its rows; only those from the quarantine have been.
+    """
 
     names: tuple[str, ...]
     types: tuple[str, ...]
+    tries: int = 0
 
 
 def encode_header(header: Header) -> bytes:
     """The header as a segment carries it: JSON."""
-    return msgspec.json.encode(header)
+    return msgspec.json.encode(header if header.tries else header[:2])
 
 
 parse_header = msgspec.json.Decoder(Header).decode

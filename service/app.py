@@ -20,6 +20,7 @@ from service.config import Settings
 from service.datadir import DataDir
 from service.flusher import Flusher
 from service.monitor import Monitor
+from service.quarantine import Quarantine
 from service.ratelimit import RateLimit
 from service.spool import Spool
 from service.status import Status
@@ -59,12 +60,14 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
-        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status, settings.dedup_window)
+        quarantine = Quarantine(data.folder)
+        totals = Totals(data.folder / "flushed.json")
+        flusher = Flusher(spool, store, totals, clickhouse_status, quarantine=quarantine, window=settings.dedup_window)
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status)
         monitor = Monitor(writer, flusher, store, clickhouse_status)
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
-        app[health.PARTS] = health.Parts(spool_status, clickhouse_status, time.monotonic())
+        app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
 
         try:
             recover(spool, flusher)
@@ -93,6 +96,15 @@ def announce_stop(app: web.Application, seconds: float) -> None:
 
 def recover(spool: Spool, flusher: Flusher) -> None:
     """Hand what an earlier process left on disk to the flusher. Raises StartError."""
+    quarantine = flusher.quarantine
+    try:
+        for path in quarantine.returning():  # before the spool is looked into: it is there then
+            quarantine.take(path, spool)
+        quarantine.count()
+    except OSError as error:
+        _log.error("what comes back from the quarantine waits: %s", error)
+    if any(quarantine.held):
+        _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.held)
     segments = spool.recover()
     for segment in segments:
         flusher.submit(segment, None)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service import __version__, logs, tokens
+from service import __version__, cli_quarantine, logs, tokens
 from service.config import Settings, load, variable
 from service.datadir import DataDir
 from service.dsn import parse_dsn
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `... list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,12 +49,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    serve = commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)")
-    serve.set_defaults(run=_serve)
+    commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)").set_defaults(run=_serve)
     migrate = commands.add_parser("migrate", help="create or upgrade the tables in ClickHouse, and end")
     migrate.set_defaults(run=_migrate)
-    version = commands.add_parser("version", help="print the version")
-    version.set_defaults(run=lambda _: print(__version__))
+    commands.add_parser("version", help="print the version").set_defaults(run=lambda _: print(__version__))
 
     token = commands.add_parser("token", help="make, list and revoke access tokens")
     actions = token.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -65,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     revoke = actions.add_parser("revoke", help="take a token out of the file; a running service needs a restart")
     revoke.add_argument("--name", required=True)
     revoke.set_defaults(run=_token_revoke)
+
+    cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
     return parser
 
 

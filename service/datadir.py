@@ -16,12 +16,14 @@ class DataDir:
         self.folder = folder.absolute()
         self.spool = self.folder / "spool"
         self.quarantine = self.folder / "quarantine"
+        self.retry = self.folder / "retry"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
         self._temporary = self.folder / "tmp"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.spool.mkdir(mode=0o700, exist_ok=True)
+            for own in (self.spool, self.quarantine, self.retry):
+                own.mkdir(mode=0o700, exist_ok=True)
             self._lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartError(

@@ -21,10 +21,13 @@ def fsync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def replace_durably(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``, whole and durable, for this user alone; its folder is made if missing."""
+def replace_durably(path: Path, content: bytes, temporary: Path | None = None) -> None:
+    """Put ``content`` at ``path``, whole and durable, for this user alone; its folder is made if missing.
+
+    A crash may leave the temporary file, beside it if not given.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     fd = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     try:
         write_all(fd, content)

@@ -12,7 +12,6 @@ can't make a row come twice.
 """
 
 import asyncio
-import json
 import logging
 import random
 import time
@@ -23,8 +22,8 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
-from service.disk import replace_durably
 from service.errors import Misconfigured, Rejected, Retryable
+from service.quarantine import Quarantine
 from service.repeats import KnownIds, Repeats
 from service.spool import Segment, Spool
 from service.status import Status
@@ -54,8 +53,11 @@ class _Batch(NamedTuple):
 class Flusher:
     """Owns the sealed segments. Methods belong to the event loop; disk work is done on one thread."""
 
-    def __init__(self, spool: Spool, store: Inserter, totals: Totals, status: Status, window: float = 86400) -> None:
+    def __init__(
+        self, spool: Spool, store: Inserter, totals: Totals, status: Status, *, quarantine: Quarantine, window: float
+    ) -> None:
         self.totals = totals
+        self.quarantine = quarantine
         self._repeats = Repeats(store, window)
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
@@ -73,6 +75,7 @@ class Flusher:
         self._empty = asyncio.Event()
         self._empty.set()
         self._bytes_per_second = 0.0
+        self._quarantine_reason = ""
         self._task: asyncio.Task[None] | None = None
 
     def submit(self, segment: Segment, rows: Rows | None, *, keep: bool = False) -> None:
@@ -103,6 +106,20 @@ class Flusher:
                     await self._empty.wait()
             except TimeoutError:
                 pass
+
+    async def watch_quarantine(self) -> None:
+        """Queue what comes back from the quarantine, and bring its count up to date."""
+        try:
+            for path in await self._on_thread(self.quarantine.returning):
+                if segment := await self._on_thread(self.quarantine.take, path, self._spool):
+                    self.submit(segment, None)
+            await self._on_thread(self.quarantine.count)
+            reason = ""
+        except OSError as error:  # a full disk: nothing is lost, the next time does it again
+            reason = str(error)
+        if reason and reason != self._quarantine_reason:
+            _log.error("what comes back from the quarantine waits: %s", reason)
+        self._quarantine_reason = reason
 
     async def close(self) -> None:
         """Stop inserting. An insert that is cut off here is tried again at the next start, with its token."""
@@ -136,7 +153,7 @@ class Flusher:
         header, rows = CURRENT, batch.rows
         if rows is None:
             header, rows = await self._on_thread(self._load, segment)
-        splits = await self._on_thread(self._dealt_with, segment.token)
+        splits = await self._on_thread(self._spool.splits, segment.token)
         quarantined = await self._insert(segment.token, header, rows, splits)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
@@ -154,21 +171,15 @@ class Flusher:
         header = parse_header(contents.header) if contents.header else CURRENT
         return header, [row for payload in contents.payloads for row in decode_rows(payload)]
 
-    def _dealt_with(self, token: str) -> set[tuple[int, int]]:
-        """The ranges of the segment that were rejected before; those of one row are in the quarantine.
-
-        There they stay, even if the table would take them by now.
-        """
-        there = self._spool.quarantine.glob(f"{token}.*.json")
-        alone = {(index, index + 1) for index in (int(path.name.split(".")[1]) for path in there)}
-        return self._spool.splits(token) | alone
-
     async def _insert(self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]]) -> int:
         """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
         quarantined = 0
         ranges = [(0, len(rows))] if rows else []
         while ranges:
             start, stop = part = ranges.pop()
+            if stop - start == 1 and await self._on_thread(self.quarantine.holds, token, start):
+                quarantined += 1
+                continue
             if part not in splits:
                 whole = stop - start == len(rows)
                 try:
@@ -176,14 +187,11 @@ class Flusher:
                     continue
                 except Rejected as error:
                     if stop - start == 1:
-                        await self._on_thread(self._quarantine, token, start, header, rows[start], error)
+                        await self._on_thread(self.quarantine.put, token, start, header, rows[start], error)
                         quarantined += 1
                         continue
                     _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
                 await self._on_thread(self._spool.record_split, token, start, stop)
-            elif stop - start == 1:
-                quarantined += 1
-                continue
             middle = (start + stop) // 2
             ranges += [(middle, stop), (start, middle)]
         return quarantined
@@ -212,21 +220,6 @@ class Flusher:
         self.retrying = False
         self.heard_at = time.monotonic()
         self._status.works()
-
-    def _quarantine(self, token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> None:
-        values = {
-            name: one.hex() if isinstance(one, bytes) else one for name, one in zip(header.names, row, strict=True)
-        }
-        document = {
-            "token": token,
-            "row": index,
-            "time": datetime.now(UTC).isoformat(),
-            "code": error.code,
-            "reason": str(error),
-            "values": values,
-        }
-        replace_durably(self._spool.quarantine / f"{token}.{index}.json", json.dumps(document, indent=1).encode())
-        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
 
     async def _on_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))

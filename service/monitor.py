@@ -1,7 +1,8 @@
-"""The monitor: keeps the states that /health tells true when no traffic does.
+"""The monitor: keeps what /health tells true when no traffic does.
 
 Every second it tries the disk, unless a group was just written, and asks ClickHouse for a sign of
-life, unless an insert was just answered. Before that it makes the store ready, however long that
+life, unless an insert was just answered; and it looks after the quarantine, which a command may
+have changed. Before that it makes the store ready, however long that
 takes: events are taken and kept meanwhile.
 """
 
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Owns the two background checks, from ``start`` to ``close``."""
+    """Owns the background checks, from ``start`` to ``close``."""
 
     def __init__(self, writer: BatchWriter, flusher: Flusher, store: Store, clickhouse: Status) -> None:
         self._writer = writer
@@ -48,6 +49,7 @@ class Monitor:
         """Begin to watch. The flusher starts as soon as the store is ready."""
         self._tasks = [
             asyncio.create_task(self._watch_spool(), name="watch-spool"),
+            asyncio.create_task(self._watch_quarantine(), name="watch-quarantine"),
             asyncio.create_task(self._watch_clickhouse(), name="watch-clickhouse"),
         ]
 
@@ -61,6 +63,11 @@ class Monitor:
     async def _watch_spool(self) -> None:
         while True:
             await self._writer.probe()
+            await asyncio.sleep(INTERVAL)
+
+    async def _watch_quarantine(self) -> None:
+        while True:
+            await self._flusher.watch_quarantine()
             await asyncio.sleep(INTERVAL)
 
     async def _watch_clickhouse(self) -> None:

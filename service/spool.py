@@ -1,8 +1,8 @@
 """The spool: a folder of segment files that hold acknowledged events until ClickHouse has confirmed them.
 
 Synchronous and bytes only: what a payload means is not known here. ``append``, ``seal`` and ``probe``
-are the writer's and come from one thread; ``read``, ``drop`` and the splits are the flusher's and come
-from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's
+are the writer's and come from one thread; ``read``, ``drop``, ``adopt`` and the splits are the flusher's
+and come from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's
 existence means "not confirmed"*, and deleting it is the commit.
 
     <token>.open                segment being appended to; at most one while running
@@ -37,12 +37,18 @@ from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
 
-_NAME = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
-_OPEN = re.compile(_NAME + r"\.open")
-_SEALED = re.compile(_NAME + r"\.(?P<rows>\d+)\.sealed")
+#: A token, as a regular expression.
+NAME_FORM = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
+_OPEN = re.compile(NAME_FORM + r"\.open")
+_SEALED = re.compile(NAME_FORM + r"\.(?P<rows>\d+)\.sealed")
 
 
 _log = logging.getLogger(__name__)
+
+
+def new_token(milliseconds: int) -> str:
+    """A token that was never used."""
+    return f"{milliseconds:012x}-{secrets.token_hex(8)}"
 
 
 class Segment(NamedTuple):
@@ -103,7 +109,7 @@ class Spool:
             if segment:
                 segments.append(segment)
                 self._last_millisecond = max(self._last_millisecond, int(segment.token[:12], 16))
-        self._added = sum(segment.size for segment in segments)
+        self._added, self._dropped = sum(segment.size for segment in segments), 0
         return segments
 
     def _check_version(self, path: Path) -> None:
@@ -153,7 +159,7 @@ class Spool:
     def _create(self) -> None:
         # One later than the last at least: names sort by age even when the clock stands still or goes back.
         self._last_millisecond = max(self._last_millisecond + 1, time.time_ns() // 1_000_000)
-        self._token = f"{self._last_millisecond:012x}-{secrets.token_hex(8)}"
+        self._token = new_token(self._last_millisecond)
         self._path = self.folder / f"{self._token}.open"
         head = FILE_MAGIC + encode_frame(self.header, 0)
         fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -235,6 +241,16 @@ class Spool:
         segment.path.unlink(missing_ok=True)
         self._splits_path(segment.token).unlink(missing_ok=True)
         self._dropped += segment.size
+
+    def adopt(self, token: str, rows: int, content: bytes, temporary: Path) -> Segment:
+        """Put a whole segment into the folder, durably; it may be there from an earlier try."""
+        path = self.folder / f"{token}.{rows}.sealed"
+        if path.exists():
+            fsync_folder(self.folder)
+        else:
+            replace_durably(path, content, temporary)
+            self._dropped -= len(content)  # this thread's count
+        return Segment(token, rows, path, len(content))
 
     # -- rejected ranges ----------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from schemas.rows import CURRENT, Header, Row, encode_header, encode_rows, make_
 from service import flusher as flusher_module
 from service.errors import Rejected, Retryable
 from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
+from service.quarantine import Quarantine
 from service.spool import Segment, Spool
 from service.status import Status
 from service.totals import Totals
@@ -27,6 +28,9 @@ class ScriptedStore:
         self.script: Script = lambda names, token: None
         self.calls: list[tuple[str, list[str]]] = []
         self.stored: dict[str, list[str]] = {}
+
+    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
+        return set()
 
     async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
         names = list(columns[header.names.index("event_name")])
@@ -46,7 +50,14 @@ class Rig:
         self.spool = Spool(folder / "spool", folder / "quarantine", encode_header(CURRENT))
         self.store = ScriptedStore()
         self.status = Status("clickhouse")
-        self.flusher = Flusher(self.spool, self.store, Totals(folder / "flushed.json"), self.status)
+        self.flusher = Flusher(
+            self.spool,
+            self.store,
+            Totals(folder / "flushed.json"),
+            self.status,
+            quarantine=Quarantine(folder),
+            window=86_400,
+        )
 
     def seal(self, *names: str) -> tuple[Segment, list[Row]]:
         batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names])

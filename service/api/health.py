@@ -9,6 +9,7 @@ from service import __version__
 from service.api.respond import json_response
 from service.api.stats import iso
 from service.api.track import WRITER
+from service.quarantine import Quarantine
 from service.status import Status
 
 
@@ -17,6 +18,7 @@ class Parts(NamedTuple):
 
     spool: Status
     clickhouse: Status
+    quarantine: Quarantine
     started_at: float
 
 
@@ -25,7 +27,7 @@ PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 
 async def get_health(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
-    spool, clickhouse, started_at = request.app[PARTS]
+    spool, clickhouse, quarantine, started_at = request.app[PARTS]
     refusal, shed = request.app[WRITER].refusal(), request.app[WRITER].shed_priorities()
     status = "failing" if refusal else "ok" if clickhouse.ok and not shed else "degraded"
     nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
@@ -36,6 +38,7 @@ async def get_health(request: web.Request) -> web.Response:
             "uptime_seconds": round(time.monotonic() - started_at, 3),
             "spool": _part(spool, refusal or nearly),
             "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
+            "quarantine": quarantine.held._asdict(),
         },
         failing=bool(refusal),
     )

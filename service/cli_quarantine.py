@@ -1,0 +1,119 @@
+"""``analytics quarantine``: list, show, retry and drop what the quarantine holds, whether the service runs or not."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from service.entry import Entry
+from service.errors import StartError
+from service.quarantine import Outcome, Quarantine
+
+#: Bytes of a damaged stretch that ``show`` prints.
+SHOWN_BYTES = 4096
+
+
+def add(commands: Any, data: Callable[[], Path]) -> None:
+    """Add the command. ``data`` is the data folder, found when the command runs."""
+
+    def run(function: Callable[[Quarantine, argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], Any]:
+        def guarded(options: argparse.Namespace) -> int | None:
+            quarantine = Quarantine(data())
+            try:
+                return function(quarantine, options)
+            except BrokenPipeError:  # the reader of our output has gone
+                raise
+            except OSError as error:
+                raise StartError(f"the quarantine can't be read or written: {error}") from None
+
+        return guarded
+
+    parser = commands.add_parser("quarantine", help="look at the rows that ClickHouse refuses, retry or drop them")
+    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = actions.add_parser("list", help="a line for each: name, time, code, reason, event_name")
+    listing.add_argument("--json", action="store_true", help="as JSON lines")
+    listing.set_defaults(run=run(_list))
+    show = actions.add_parser("show", help="one of them, whole; of damaged bytes the size and the beginning")
+    show.add_argument("name")
+    show.set_defaults(run=run(_show))
+    for name, text in (("retry", "send rows back to ClickHouse"), ("drop", "delete for good, after naming them")):
+        action = actions.add_parser(name, help=text)
+        which = action.add_mutually_exclusive_group(required=True)
+        which.add_argument("--all", action="store_true", help="all that there are")
+        which.add_argument("names", nargs="*", default=[], metavar="NAME", help="as `list` shows it")
+        action.set_defaults(action=name, run=run(_change))
+
+
+def _list(quarantine: Quarantine, options: argparse.Namespace) -> None:
+    entries = quarantine.entries()
+    for entry in entries:
+        try:
+            line = _line(entry)
+        except FileNotFoundError:  # retried or dropped meanwhile
+            continue
+        print(json.dumps(line) if options.json else "\t".join(_plain(line[name]) for name in _COLUMNS))
+    if not entries:
+        print(f"{quarantine.folder} is empty", file=sys.stderr)
+
+
+_COLUMNS = ("name", "time", "code", "reason", "event_name")
+
+
+def _line(entry: Entry) -> dict[str, Any]:
+    found = entry.path.stat()
+    line: dict[str, Any] = {
+        "name": entry.path.name,
+        "time": datetime.fromtimestamp(found.st_mtime, UTC).isoformat(),
+        "code": None,
+    }
+    line |= {"reason": f"damaged: {found.st_size} bytes", "event_name": None, "tries": None, "bytes": found.st_size}
+    if entry.damaged:
+        return line
+    try:
+        document = entry.document()
+    except ValueError as error:
+        return line | {"reason": f"can't be read: {error}"}
+    named = {name: document[name] for name in ("time", "code", "reason", "tries") if name in document}
+    return line | named | {"event_name": document["values"].get("event_name")}
+
+
+def _plain(value: object) -> str:
+    """Safe on a terminal and in one column: what a client sent may hold anything."""
+    text = "-" if value is None else str(value)
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)
+
+
+def _show(quarantine: Quarantine, options: argparse.Namespace) -> None:
+    [entry] = quarantine.entries([options.name])
+    if not entry.damaged:
+        try:
+            print(json.dumps(entry.document(), indent=1))
+            return
+        except ValueError as error:
+            print(f"can't be read: {error}", file=sys.stderr)
+    with entry.path.open("rb") as file:
+        data = file.read(SHOWN_BYTES)
+    size = entry.path.stat().st_size
+    print(f"{options.name}: {size} bytes" + (f", of which the first {len(data)}" if size > len(data) else ""))
+    for start in range(0, len(data), 16):
+        part = data[start : start + 16]
+        text = "".join(chr(one) if 32 <= one < 127 else "." for one in part)
+        print(f"{start:08x}  {part.hex(' '):47}  {text}")
+
+
+def _change(quarantine: Quarantine, options: argparse.Namespace) -> int:
+    action = options.action
+    names = None if options.all else options.names
+    outcomes: Iterator[Outcome] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
+    done = problems = 0
+    for name, problem in outcomes:
+        done, problems = done + (not problem), problems + bool(problem)
+        print(f"analytics: {name}: {problem}" if problem else name, file=sys.stderr if problem else None, flush=True)
+    if action == "retry" and done:
+        print(f"{done} on their way back: the service takes them within a second, or when it starts", file=sys.stderr)
+    if action == "drop" or not done:
+        print(f"{done} {'dropped' if action == 'drop' else 'to retry'}", file=sys.stderr)
+    return 1 if problems else 0
