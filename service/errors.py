@@ -12,6 +12,7 @@
     │   └── Unavailable         503 no promise was made, send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
     │       ├── SpoolFailed         the disk refused the events
+    │       ├── Overloaded          too much is in flight already
     │       ├── Stopping            the service is shutting down
     │       └── StoreUnavailable    ClickHouse can't answer a query now
     └── StoreError                  ClickHouse did not do what it was asked
@@ -110,6 +111,12 @@ class SpoolFailed(Unavailable):
     """The disk refused the events."""
 
     detail = "The events could not be written to disk; nothing of this request was kept"
+
+
+class Overloaded(Unavailable):
+    """The bodies of other requests take all the memory that bodies may take."""
+
+    detail = "Too much is in flight; nothing of this request was kept"
 
 
 class Stopping(Unavailable):

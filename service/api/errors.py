@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from itertools import count
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -23,6 +24,8 @@ _prefix, _numbers = os.urandom(6).hex(), count(1)
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
+    connection: Any = request.protocol  # a Connection; a cast would be a call
+    connection.begin()
     given = request.headers.get(REQUEST_ID)
     request_id = given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
     try:
@@ -39,7 +42,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except Exception:
         _log.exception("unexpected error", extra={"request_id": request_id})
         response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
+    finally:
+        connection.end()
     response.headers[REQUEST_ID] = request_id
+    response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
     if response.status >= 400:
