@@ -4,6 +4,7 @@
     ├── StartError                  the process can't start; one line for the operator, exit code 1
     ├── RequestError                becomes an HTTP answer: status, public detail, headers
     │   ├── BadRequest          400 the body can't be read (its encoding is broken)
+    │   │   └── BadFraming      400 where the request ends can't be told for sure: the connection is closed
     │   ├── Unauthorized        401 no token, or one that is not known
     │   ├── Forbidden           403 the token lacks the scope
     │   ├── BodyTimeout         408 the body did not arrive in time
@@ -40,6 +41,8 @@ class RequestError(AnalyticsError):
     """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
 
     status: ClassVar[int] = 400
+    #: Whether the connection is of no more use: bytes of this request may still come.
+    closes: ClassVar[bool] = False
     detail: Any = "Bad request"
 
     def __init__(self, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
@@ -51,6 +54,13 @@ class RequestError(AnalyticsError):
 
 class BadRequest(RequestError):
     """The body's encoding is broken."""
+
+
+class BadFraming(BadRequest):
+    """Where the request ends can't be told for sure: others on the way may have told differently."""
+
+    closes = True
+    detail = "The request's framing is malformed"
 
 
 class Unauthorized(RequestError):
@@ -74,6 +84,7 @@ class BodyTimeout(RequestError):
     """The body did not arrive in time."""
 
     status = 408
+    closes = True
     detail = "The body did not arrive in time"
 
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from service.config import Settings
-from service.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
+from service.errors import BadFraming, BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -45,7 +45,7 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError:
         raise BodyTimeout from None
     except web.RequestPayloadError:
-        raise BadRequest("The body's chunks are malformed") from None
+        raise BadFraming("The body's chunks are malformed") from None
     encoding = request.headers.get("Content-Encoding")
     if encoding is None:
         return body
@@ -56,6 +56,9 @@ async def read_body(request: web.Request) -> bytes:
 
 async def _read_chunks(request: web.Request, connection: Any, limit: int) -> bytes:
     """A body whose length is not known before: it counts as it comes."""
+    coding = request.headers.get("Transfer-Encoding", "chunked")
+    if coding.lower() != "chunked" or request.version != HttpVersion11:
+        raise BadFraming("Transfer-Encoding must be chunked, in HTTP/1.1")
     body = bytearray()
     while piece := await request.content.readany():
         if len(body) + len(piece) > limit:

@@ -34,6 +34,6 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 def error_response(error: RequestError) -> web.Response:
     """The contract's error body, with the error's status and headers."""
     response = json_response({"detail": error.detail}, error.status, error.headers)
-    if error.status == 408:
-        response.force_close()  # the rest of the body may still be on its way
+    if error.closes:
+        response.force_close()
     return response
