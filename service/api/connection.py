@@ -117,6 +117,8 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to what the parser refuses: JSON like any other, and one line of log in a while."""
+        if isinstance(exc, ConnectionError):
+            return web.Response(status=400)  # the client is gone: this is for nobody, and nothing to log
         if status != 400 or not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         _not_http(logging.INFO, "refused what is no valid HTTP: %s", type(exc).__name__)

@@ -53,6 +53,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
+    elif "Upgrade" in request.headers:
+        response.force_close()  # aiohttp drops what came with it: what comes next may begin in the middle of a request
     if response.status >= 400:
         _log.info(
             "refused",
