@@ -127,6 +127,19 @@ def test_five_hundred_idle_connections_are_closed_and_disturb_nobody(service: Se
         assert resident_bytes(service) < memory + 16 * 2**20
 
 
+def test_hoarded_heads_are_bounded_in_memory_and_usual_ones_are_taken(service: Service) -> None:
+    memory = resident_bytes(service)
+    large = head(*(f"X{index}: {'a' * 7000}" for index in range(56)))[:-4]
+    with ExitStack() as stack:
+        for _ in range(300):  # 117 MB
+            connection = stack.enter_context(connect(service))
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(large)
+            assert resident_bytes(service) < memory + 100 * 2**20
+        assert service.post({"event_name": "x"}).status == 200
+    assert "unfinished heads" in service.log()
+
+
 # -- bytes ------------------------------------------------------------------------------------
 
 

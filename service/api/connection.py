@@ -28,30 +28,35 @@ OPTIONS: dict[str, Any] = {
     "max_field_size": 8190,
     "max_headers": 64,
 }
+#: Bytes of heads that are unfinished, over all connections. There are more only where somebody hoards them: then a
+#: connection is closed whose own are more than a usual head takes.
+UNFINISHED_MAX_BYTES = 16 * 2**20
+USUAL_HEAD_BYTES = 16 * 2**10
 _log = logging.getLogger(__name__)
-_not_http = Seldom(_log)
+_not_http, _hoarding = Seldom(_log), Seldom(_log)
 #: What a client can cause by sending what is no HTTP.
 _CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
 
 
-@dataclass
+@dataclass(slots=True)
 class Load:
     """What all connections of the process take together."""
 
     max_bytes: int
     bytes: int = 0
+    unfinished_bytes: int = 0
     connections: int = 0
 
 
 class Connection(web.RequestHandler):
     """aiohttp's connection with a sense of time, and of how much memory its request takes."""
 
-    __slots__ = ("_held", "_idle_since", "_load", "_unfinished_since", "_wire", "unfinished_bytes")
+    __slots__ = ("_held", "_idle_since", "_load", "_unfinished_bytes", "_unfinished_since", "_wire")
 
     def __init__(self, server: web.Server, load: Load) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self._load = load
-        self._held = self.unfinished_bytes = 0
+        self._held = self._unfinished_bytes = 0
         self._idle_since = self._unfinished_since = time.monotonic()
         # aiohttp forgets its transport when it closes one, though the answer may still wait to be taken.
         self._wire: asyncio.Transport | None = None
@@ -65,6 +70,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed, by whichever side."""
         self._load.connections -= 1
+        self._load.unfinished_bytes -= self._unfinished_bytes
+        self._unfinished_bytes = 0
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,13 +79,19 @@ class Connection(web.RequestHandler):
         if self._idle_since:
             if not self._unfinished_since:
                 self._unfinished_since = time.monotonic()
-            self.unfinished_bytes += len(data)
+            self._unfinished_bytes += len(data)
+            self._load.unfinished_bytes += len(data)
+            if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
+                _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
+                self.abort()
+                return
         super().data_received(data)
 
     def begin(self) -> None:
         """A handler takes a request of this connection."""
         self._idle_since = self._unfinished_since = 0.0
-        self.unfinished_bytes = 0
+        self._load.unfinished_bytes -= self._unfinished_bytes
+        self._unfinished_bytes = 0
 
     def end(self) -> None:
         """The handler has its answer; what the request held is free again, however it went."""

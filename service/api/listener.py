@@ -26,8 +26,6 @@ ACCEPT_PAUSE = 1.0
 DESCRIPTORS = 65_536
 #: Descriptors for all but connections: the spool, and ClickHouse with its many files. Of a small limit, half.
 RESERVED_DESCRIPTORS = 1024
-#: Bytes of heads that are unfinished, over all connections; beyond, those with the most are closed.
-UNFINISHED_MAX_BYTES = 64 * 2**20
 _DETAIL = b'{"detail":"Too many connections"}'
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: analytics\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -152,13 +150,6 @@ class Listener:
             now = time.monotonic()
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
             overdue = [one for one in connections if one.is_overdue(now, self._header_timeout)]
-            excess = sum(one.unfinished_bytes for one in connections) - UNFINISHED_MAX_BYTES
-            if excess > 0:
-                for one in sorted(connections, key=lambda one: -one.unfinished_bytes):
-                    overdue.append(one)
-                    excess -= one.unfinished_bytes
-                    if excess <= 0:
-                        break
             if overdue:
                 self._overdue(logging.INFO, "closed %d connections that were silent or too slow", len(overdue))
             for one in overdue:
