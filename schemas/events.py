@@ -5,8 +5,10 @@ and they word every validation error. ``schemas.parse`` holds the same limits in
 takes bytes faster; a property test compares the two.
 """
 
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
@@ -67,6 +69,17 @@ class Event(BaseModel):
     page_url: str | None = Field(None, description="The page on which it happened")
     referrer: str | None = Field(None, description="The page before it")
     user_agent: str | None = Field(None, description="The client's user agent")
+    event_id: UUID | None = Field(
+        None,
+        description="Makes sending again safe: of the same id only the first event is stored. UUID version 7 is best",
+    )
+
+
+class EventEnvelope(BaseModel):
+    """A batch of which only what surrounds the events is judged."""
+
+    events: list[Any] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS)
+    client_id: Annotated[str, Field(max_length=sys.maxsize)] | None = None  # bounded: then pydantic wants Unicode
 
 
 class EventBatch(BaseModel):

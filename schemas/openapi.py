@@ -10,14 +10,29 @@ from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Probe, Stat
 _MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, ValidationErrorBody, ErrorBody, Health, Probe)
 _BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
 _PREFIX = "/api/v1/analytics"
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "description": "`handling=lenient` keeps the valid events of a batch and lists the others in `errors` (RFC 7240)",
+    "schema": {"type": "string"},
+}
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "Makes sending the same request again safe where its events have no `event_id`",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
 _INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
 _REFUSALS: dict[int, tuple[str, str]] = {
-    400: ("ErrorBody", "The Content-Encoding is broken"),
+    400: ("ErrorBody", "The Content-Encoding is broken, or the Idempotency-Key is none"),
     401: ("ErrorBody", "No token, or one that is not known"),
     403: ("ErrorBody", "The token lacks the scope"),
     408: ("ErrorBody", "The body did not arrive in time"),
     413: ("ErrorBody", "The body is too large, as sent or unpacked"),
     415: ("ErrorBody", "A Content-Encoding that is not taken"),
+    429: ("ErrorBody", "The token sends more events a second than it may; send the same again after Retry-After"),
     503: ("ErrorBody", "No promise was made: send the same again after Retry-After seconds"),
 }
 
@@ -34,9 +49,9 @@ def document(version: str) -> dict[str, Any]:
             "x-service-version": version,
         },
         "paths": {
-            _PREFIX: {"post": _post("track_event", "Track Event", "Event", "EventAck")},
+            _PREFIX: {"post": _post("track_event", "Track Event", "Event", "EventAck", parameters=[_KEY])},
             f"{_PREFIX}/batch": {
-                "post": _post("track_batch", "Track Batch", "EventBatch", "BatchAck", parameters=[_prefer()])
+                "post": _post("track_batch", "Track Batch", "EventBatch", "BatchAck", parameters=[_PREFER, _KEY])
             },
             f"{_PREFIX}/stats": {
                 "get": _operation(
@@ -68,11 +83,6 @@ def _operation(operation: str, summary: str, answers: dict[int, tuple[str, str]]
         for status, (model, text) in sorted(answers.items())
     }
     return {"operationId": operation, "tags": ["Analytics"], "summary": summary, **more, "responses": responses}
-
-
-def _prefer() -> dict[str, Any]:
-    text = "`handling=lenient` keeps the valid events of a batch and lists the others in `errors` (RFC 7240)"
-    return {"name": "Prefer", "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
 
 
 def _some(*statuses: int) -> dict[int, tuple[str, str]]:

@@ -8,7 +8,6 @@ answer is one ``json_invalid`` item in the same form.
 import json
 import math
 import re
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +20,7 @@ ErrorItem = dict[str, Any]
 INPUT_MAX_BYTES = 1024
 
 _TOO_DEEP = "Nested too deep"
+_INT_MAX_DIGITS = 4300
 _NOT_UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -34,27 +34,31 @@ class Invalid(Exception):
         self.errors = errors
 
 
-def check(body: bytes, model: type[Model]) -> Model:
+def check(body: bytes, model: type[Model], *, strict_json: bool = True) -> Model:
     """``body`` as a ``model``, read by FastAPI's steps and then by strict JSON's rules. Raises Invalid."""
     if not body:
         raise Invalid([_missing()])
     try:
         # surrogatepass, as json.loads(bytes) has it: then pydantic names the field that holds the surrogate
-        value = json.loads(body.decode("utf-8", "surrogatepass"))
+        value = json.loads(body.decode("utf-8", "surrogatepass"), parse_int=_parse_int)
     except UnicodeDecodeError as error:
         raise Invalid([_bad_utf8(error)]) from None
     except json.JSONDecodeError as error:
         raise Invalid([_json_invalid(error.pos, error.msg)]) from None
     except RecursionError:
         raise Invalid([_json_invalid(0, _TOO_DEEP)]) from None
-    except ValueError as error:  # a number of more digits than int() takes
-        raise Invalid([_json_invalid(0, str(error))]) from None
     try:
         valid = model.model_validate(value, from_attributes=True)
     except ValidationError as error:
         raise Invalid([_item(dict(item)) for item in error.errors(include_url=False)]) from None
-    _check_strict_json(body, value)
+    if strict_json:
+        _check_strict_json(body, value)
     return valid
+
+
+def _parse_int(digits: str) -> int | float:
+    # int() refuses more digits than this; whoever wants the number itself has the text of properties
+    return int(digits) if len(digits) <= _INT_MAX_DIGITS else float(digits)
 
 
 def too_deep(limit: int) -> list[ErrorItem]:
@@ -77,27 +81,27 @@ def _check_strict_json(body: bytes, value: Any) -> None:
     except RecursionError:
         raise Invalid([_json_invalid(0, _TOO_DEEP)]) from None
     except msgspec.DecodeError as error:
-        if faults := list(_lone_surrogates(value)):
-            raise Invalid(faults) from None
+        if fault := _lone_surrogate(value):
+            raise Invalid([fault]) from None
         reason, _, place = str(error).removeprefix("JSON is malformed: ").rpartition(" (byte ")
         byte = int(place.rstrip(")")) if reason else 0
         raise Invalid([_json_invalid(len(body[:byte].decode(errors="replace")), reason or str(error))]) from None
 
 
-def _lone_surrogates(value: Any) -> Iterator[ErrorItem]:
-    """An item for each string that is not Unicode, in pydantic's words: it has them only for bounded strings."""
+def _lone_surrogate(value: Any) -> ErrorItem | None:
+    """An item for the first string that is not Unicode, in pydantic's words: it has them only for bounded strings."""
     places: list[tuple[list[int | str], Any]] = [(["body"], value)]
     while places:
         loc, value = places.pop()
         if isinstance(value, str) and _SURROGATES.search(value):
-            yield {"type": "string_unicode", "loc": loc, "msg": _NOT_UNICODE, "input": _printable(value)}
-        elif isinstance(value, dict):
+            return {"type": "string_unicode", "loc": loc, "msg": _NOT_UNICODE, "input": _printable(value)}
+        if isinstance(value, dict):
             for key, one in reversed(value.items()):
-                if _SURROGATES.search(key):
-                    places.append((loc, key))
-                places.append(([*loc, _clean(key)], one))
+                places.append(([*loc, _SURROGATES.sub("\ufffd", key)], one))
+                places.append((loc, key))
         elif isinstance(value, list):
             places += reversed([([*loc, index], one) for index, one in enumerate(value)])
+    return None
 
 
 def _missing() -> ErrorItem:
@@ -136,7 +140,10 @@ def _printable(value: Any) -> Any:
         except RecursionError:
             return _CUT
     if length <= INPUT_MAX_BYTES:
-        return _clean(value)
+        try:
+            return _clean(value)
+        except RecursionError:  # a thousand brackets
+            return _CUT
     cut = value.encode("utf-8", "replace") if isinstance(value, str) else encoded
     return cut[:INPUT_MAX_BYTES].decode(errors="ignore") + _CUT
 

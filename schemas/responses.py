@@ -47,7 +47,7 @@ class BatchAck(BaseModel):
     message: str
     timestamp: datetime = Field(description="Server time of acceptance")
     errors: list[ValidationError] = Field(
-        [], description="Why events failed; only with Prefer: handling=lenient, and only if some did"
+        [], description="Why events failed, if some did: with Prefer: handling=lenient, or near the spool's cap"
     )
 
 

@@ -4,6 +4,7 @@ A *row* is a tuple in the order of ``COLUMNS``. It is made once, at acceptance, 
 the spool keeps it, and every try of its INSERT sends it.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,7 +24,7 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("event_id", "UUID", "Unique id of the event, UUID version 7, made by the server when it accepted the event"),
+    Column("event_id", "UUID", "Unique id of the event: the one that the client sent, else a UUID of version 7"),
     Column("event_name", "LowCardinality(String)", "What happened, for instance order_placed; 1 to 100 characters"),
     Column(
         "category",
@@ -44,20 +45,28 @@ COLUMNS = (
     Column("user_agent", "LowCardinality(String)", "User agent of the client, as it says; empty if none was sent"),
     Column("client_id", "LowCardinality(String)", "Client that sent the batch, as it says; empty if none was sent"),
     Column("source", "LowCardinality(String)", "Name of the access token with which the event was sent"),
+    Column("id_origin", "LowCardinality(String)", "Who made event_id: client or server"),
 )
+BY_CLIENT, BY_SERVER = "client", "server"
 
 #: Values in the order of COLUMNS: 16 bytes, text, and integers (ticks of the column's own precision since 1970).
-Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str]
+Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str, str]
 
 
-def make_rows(batch: ParsedBatch, *, source: str, received_at: int) -> list[Row]:
-    """A row for each event, in order. ``received_at`` is in µs since 1970; ``source`` is the token's name."""
+def make_rows(
+    batch: ParsedBatch, *, source: str, received_at: int, derived_ids: Sequence[bytes] | None = None
+) -> list[Row]:
+    """A row for each event, in order. ``received_at`` is in µs since 1970; ``source`` is the token's name.
+
+    An event's own id counts first, then the derived one, else it gets a new one.
+    """
     milliseconds = received_at // 1000
     client_id = batch.client_id or ""
-    ids = new_event_ids(milliseconds, len(batch.events))
+    ids = derived_ids or new_event_ids(milliseconds, len(batch.events))
+    origin = BY_CLIENT if derived_ids else BY_SERVER
     return [
         (
-            event_id,
+            event_id if event.event_id is None else event.event_id.bytes,
             event.event_name,
             event.category,
             event.priority,
@@ -70,9 +79,19 @@ def make_rows(batch: ParsedBatch, *, source: str, received_at: int) -> list[Row]
             event.user_agent or "",
             client_id,
             source,
+            origin if event.event_id is None else BY_CLIENT,
         )
         for event_id, event in zip(ids, batch.events, strict=True)
     ]
+
+
+def derive_event_id(source: str, key: str, index: int) -> bytes:
+    """The id of the event at ``index`` of a request with an Idempotency-Key: a UUID of version 8 (RFC 9562).
+
+    The same for each try of the request, and another for each client's token.
+    """
+    digest = hashlib.blake2b(b"\0".join((source.encode(), key.encode(), b"%d" % index)), digest_size=16).digest()
+    return (int.from_bytes(digest, "big") & _UUID_RANDOM | 8 << 76 | 2 << 62).to_bytes(16, "big")
 
 
 def new_event_ids(milliseconds: int, count: int) -> list[bytes]:
@@ -86,6 +105,7 @@ def new_event_ids(milliseconds: int, count: int) -> list[bytes]:
     return [ids[start : start + 16] for start in range(0, 16 * count, 16)]
 
 
+_UUID_RANDOM = (1 << 48) - 1 << 80 | 0xFFF << 64 | (1 << 62) - 1
 _UUID7_RANDOM = 0xFFF << 64 | (1 << 62) - 1
 _UUID7_VERSION = 7 << 76 | 2 << 62
 

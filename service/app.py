@@ -20,6 +20,7 @@ from service.config import Settings
 from service.datadir import DataDir
 from service.flusher import Flusher
 from service.monitor import Monitor
+from service.ratelimit import RateLimit
 from service.spool import Spool
 from service.status import Status
 from service.store import Store
@@ -42,6 +43,7 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
     app[body.SETTINGS] = settings
     app[TOKENS] = tokens
     app[stats.STORE] = store
+    app[track.RATE_LIMIT] = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
@@ -57,7 +59,7 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
-        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status)
+        flusher = Flusher(spool, store, Totals(data.folder / "flushed.json"), clickhouse_status, settings.dedup_window)
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status)
         monitor = Monitor(writer, flusher, store, clickhouse_status)

@@ -7,10 +7,10 @@ the help text, and ``expects`` is what an error message tells. docs/settings.md 
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from service.errors import StartError
 
@@ -19,6 +19,14 @@ PREFIX = "ANALYTICS_"
 
 def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any:
     return Field(default, description=description, json_schema_extra={"expects": expects}, **bounds)
+
+
+def _seconds(value: object) -> object:
+    """``24h`` as seconds; what has no unit is left as it is."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+    if isinstance(value, str) and value[-1:] in units and value[:-1].replace(".", "", 1).isdecimal():
+        return float(value[:-1]) * units[value[-1]]
+    return value
 
 
 class Settings(BaseModel):
@@ -60,6 +68,14 @@ class Settings(BaseModel):
     spool_max_bytes: int = _setting(
         10 * 2**30, "Bytes that events may take on disk while ClickHouse is away; beyond, posts get 503",
         "a whole number of bytes, at least 65536", ge=65536,
+    )  # fmt: skip
+    rate_limit: float = _setting(
+        0.0, "Events that each access token may send a second; beyond, posts get 429; 0 is no limit",
+        "a number of events a second, 0 or more", ge=0, le=1e9,
+    )  # fmt: skip
+    dedup_window: Annotated[float, BeforeValidator(_seconds)] = _setting(
+        86_400.0, "How long an event sent again with its event_id is recognised, by time of arrival",
+        "a number of seconds, or of s, m, h or d as in 24h, from 1 second to 7 days", ge=1, le=7 * 86_400,
     )  # fmt: skip
     max_body_bytes: int = _setting(
         4 * 2**20, "Largest body taken, in bytes, as sent and unpacked",

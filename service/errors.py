@@ -10,6 +10,7 @@
     │   ├── BodyTimeout         408 the body did not arrive in time
     │   ├── BodyTooLarge        413 larger than the limit, as sent or unpacked
     │   ├── UnsupportedEncoding 415 a Content-Encoding that is not taken
+    │   ├── RateLimited         429 the token sends more than it may, send again after Retry-After
     │   └── Unavailable         503 no promise was made, send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
     │       ├── SpoolFailed         the disk refused the events
@@ -25,6 +26,7 @@ A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` 
 contract's list of faults. A test compares this tree with docs/errors.md.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -102,6 +104,16 @@ class UnsupportedEncoding(RequestError):
     detail = "Content-Encoding must be gzip, zstd or identity"
 
 
+class RateLimited(RequestError):
+    """The token sends more events a second than it may. ``retry_after`` is in seconds."""
+
+    status = 429
+    detail = "Too many events with this token; nothing of this request was kept"
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__(None, {"Retry-After": str(max(1, math.ceil(retry_after)))})
+
+
 class Unavailable(RequestError):
     """No promise was made: send the same again after ``retry_after`` seconds."""
 
@@ -109,7 +121,7 @@ class Unavailable(RequestError):
     detail = "Try again later"
 
     def __init__(self, detail: Any = None, *, retry_after: float = 1.0) -> None:
-        super().__init__(detail, {"Retry-After": str(max(1, round(retry_after)))})
+        super().__init__(detail, {"Retry-After": str(max(1, math.ceil(retry_after)))})
 
 
 class SpoolFull(Unavailable):

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
 from service.disk import replace_durably
 from service.errors import Misconfigured, Rejected, Retryable
+from service.repeats import KnownIds, Repeats
 from service.spool import Segment, Spool
 from service.status import Status
 from service.totals import Totals
@@ -38,7 +39,7 @@ RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 Rows = list[tuple[Any, ...]]
 
 
-class Inserter(Protocol):
+class Inserter(KnownIds, Protocol):
     """What the flusher needs of the store."""
 
     async def insert(self, header: Header, columns: list[Any], token: str) -> None:
@@ -53,8 +54,9 @@ class _Batch(NamedTuple):
 class Flusher:
     """Owns the sealed segments. Methods belong to the event loop; disk work is done on one thread."""
 
-    def __init__(self, spool: Spool, store: Inserter, totals: Totals, status: Status) -> None:
+    def __init__(self, spool: Spool, store: Inserter, totals: Totals, status: Status, window: float = 86400) -> None:
         self.totals = totals
+        self._repeats = Repeats(store, window)
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
         #: When ClickHouse last took or rejected a batch; seconds on the monotonic clock.
@@ -188,10 +190,11 @@ class Flusher:
 
     async def _insert_part(self, token: str, header: Header, rows: Rows) -> None:
         tries = 0
-        columns = await self._on_thread(to_columns, rows, header.types)
         while True:
             try:
-                await self._store.insert(header, columns, token)
+                if fresh := await self._repeats.without(header, rows):
+                    columns = await self._on_thread(to_columns, fresh, header.types)
+                    await self._store.insert(header, columns, token)
             except Retryable as error:
                 self.retrying = True
                 self._status.fails(str(error))

@@ -23,6 +23,8 @@ def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
     logging.captureWarnings(True)
     # The driver logs with a traceback each error that it raises, and we log each of those in our own words.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
+    # aiohttp logs what it could not parse as it came, tokens included.
+    logging.getLogger("aiohttp.server").addFilter(_without_exception)
     for name in ("asyncio", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -45,6 +47,13 @@ class Seldom:
         more = f" ({self._left_out} lines like this were left out)" if self._left_out else ""
         self._next, self._left_out = now + self._seconds, 0
         self._logger.log(level, message + more, *args)
+
+
+def _without_exception(record: logging.LogRecord) -> bool:
+    if record.exc_info and record.exc_info[0]:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[0].__name__}", ()
+        record.exc_info = None
+    return True
 
 
 def _extra(record: logging.LogRecord) -> dict[str, object]:

@@ -21,6 +21,7 @@ import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +40,9 @@ CONNECT_TIMEOUT, PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 3.0, 10.0, 6
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
 KEEPALIVE_TIMEOUT = 2.5
 ONE_BLOCK = 1 << 30
+KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
+#: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
+IDS_IN_ONE_QUERY = 2000
 INSERT_SETTINGS = {"async_insert": 0, "deduplicate_blocks_in_dependent_materialized_views": 1}
 
 # Error codes: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
@@ -127,6 +131,14 @@ class Store:
         """Insert one block, once for this token. Raises Retryable or Rejected."""
         await self._call(self._engine.insert(header, columns, token), INSERT_TIMEOUT)
 
+    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
+        """Which of these ids are in the table, of events accepted at ``since`` (ms since 1970) or later."""
+        known: set[int] = set()
+        for start in range(0, len(ids), IDS_IN_ONE_QUERY):
+            some = list(ids[start : start + IDS_IN_ONE_QUERY])
+            known.update(one for (one,) in await self.query(KNOWN_IDS_SQL, {"ids": some, "since": since}))
+        return known
+
     async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
         rows: list[tuple[Any, ...]] = await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
@@ -173,6 +185,7 @@ class _Server:
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,
             client_name="analytics",
+            form_encode_query_params=True,  # parameters are too long for an address
         )
         self._client.database = database
         await self._client.query("SELECT 1")  # fails if the database is missing

@@ -11,6 +11,7 @@ batches have the size that was asked for.
 """
 
 import asyncio
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from schemas.events import DEFAULT_PRIORITY
 from schemas.rows import Row, encode_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
@@ -32,6 +34,10 @@ WAITING_MAX_BYTES = 64 * 2**20
 ROOM_MIN_BYTES = 4096
 
 
+#: How full the spool may be for events of each priority to be taken, as a share of its cap: an order outlives a hover.
+TAKEN_UNTIL = {"low": 0.80, "medium": 0.90, "high": 0.95, "critical": 1.0}
+
+
 @dataclass(frozen=True)
 class Limits:
     """The triggers (rows, bytes, seconds) and the cap of the spool in bytes."""
@@ -40,6 +46,10 @@ class Limits:
     batch_bytes: int
     flush_interval: float
     spool_max_bytes: int
+
+
+_SHED_FROM = min(TAKEN_UNTIL.values())
+_NONE_SHED: frozenset[str] = frozenset()
 
 
 class _Waiter(NamedTuple):
@@ -91,11 +101,25 @@ class BatchWriter:
         await done
 
     def refusal(self) -> str | None:
-        """Why an event sent now would not be kept; None if it would be."""
+        """Why an event of the usual priority sent now would not be kept; None if it would be."""
         refusal = Stopping() if self._leaving else self._refusal(ROOM_MIN_BYTES)
         if refusal:
             return str(refusal.detail)
+        if DEFAULT_PRIORITY in self.shed_priorities():
+            return SpoolFull.detail
         return None if self._status.ok else self._status.reason
+
+    def shed_priorities(self) -> frozenset[str]:
+        """The priorities of which no events are taken now, since the spool nears its cap; usually none."""
+        full = (self._spool.size + self._waiting_bytes) / self.limits.spool_max_bytes
+        if full < _SHED_FROM:
+            return _NONE_SHED
+        return frozenset(priority for priority, until in TAKEN_UNTIL.items() if full >= until)
+
+    def seconds_to_room(self) -> float:
+        """How long until events of every priority are taken again, by the rate of late."""
+        room = _SHED_FROM * self.limits.spool_max_bytes
+        return self._flusher.seconds_to_free(max(0, int(self._spool.size + self._waiting_bytes - room)))
 
     def _refusal(self, size: int) -> SpoolFull | Stopping | None:
         if self._stopping:
@@ -154,20 +178,23 @@ class BatchWriter:
         group, self._waiting = self._waiting, []
         return group
 
-    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, OSError | None]:
+    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, Exception | None]:
         """On the spool's thread: one durable frame for the group; the segment, if this sealed it; the error."""
-        error = None
+        error: Exception | None = None
         try:
             if group:
                 rows = list(chain.from_iterable(waiter.rows for waiter in group))
                 self._spool.append(encode_rows(rows), len(rows))
         except OSError as caught:
             error = caught
+        except Exception as caught:  # a bug; the next group may well do without it
+            _log.exception("a group could not be written")
+            error = caught
         limits, spool = self.limits, self._spool
         full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
         return spool.seal() if seal or full or error else None, error
 
-    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, OSError | None], started: float) -> None:
+    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, Exception | None], started: float) -> None:
         sealed, error = outcome
         if error:
             self._status.fails(_reason(error))
@@ -199,5 +226,8 @@ class BatchWriter:
         self._wake.set()
 
 
-def _reason(error: OSError) -> str:
-    return f"the spool can't be written: {error.strerror or error}"
+def _reason(error: Exception) -> str:
+    return f"the spool can't be written: {getattr(error, 'strerror', None) or error}"
+
+
+_log = logging.getLogger(__name__)

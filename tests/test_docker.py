@@ -65,7 +65,7 @@ def test_without_the_embedded_engine_the_start_says_what_to_install(installed: P
         [installed / "analytics", "serve"], cwd=tmp_path, env={"PATH": "/usr/bin"}, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "pip install 'analytics[embedded]'" in done.stderr
+    assert "install this package with its extra [embedded]" in done.stderr
     assert "Traceback" not in done.stderr
 
 

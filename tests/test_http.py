@@ -89,10 +89,29 @@ def test_lenient_batch_keeps_the_valid_events_and_lists_the_others(service: Serv
     assert [fault["loc"][:3] for fault in ack["errors"]] == [["body", "events", 1], ["body", "events", 3]]
 
 
+def test_lenient_batch_judges_each_event_alone_even_by_what_is_no_json(service: Service) -> None:
+    bad = [b'{"event_name":"a","session_id":"\\ud800"}', b'{"event_name":"a","properties":{"x":NaN}}', b"null"]
+    body = b'{"client_id":"c","events":[ {"event_name":"a","properties":{"n":1.10}} ,' + b",".join(bad) + b" ]}"
+    ack = service.post(body, BATCH, Prefer="handling=lenient").json
+    assert (ack["events_queued"], ack["events_failed"]) == (1, 3)
+    assert [(fault["loc"][2], fault["type"]) for fault in ack["errors"]] == [
+        (1, "string_unicode"),
+        (2, "json_invalid"),
+        (3, "model_attributes_type"),
+    ]
+
+
 def test_lenient_batch_without_a_valid_event_keeps_nothing(service: Service) -> None:
     answer = service.post_batch([{}, {}], Prefer="handling=lenient")
     assert answer.status == 200
     assert (answer.json["success"], answer.json["events_queued"], answer.json["events_failed"]) == (False, 0, 2)
+
+
+def test_a_client_id_that_is_no_unicode_is_refused_even_leniently(service: Service) -> None:
+    for events in (b'{"event_name":"a"}', b'{"event_name":"a"},{}'):
+        body = b'{"client_id":"\\ud800","events":[' + events + b"]}"
+        assert service.post(body, BATCH, Prefer="handling=lenient").status == 422
+        assert service.post(body, BATCH).status == 422
 
 
 @pytest.mark.parametrize("body", [{"events": []}, {"events": [EVENT] * 101}, {"events": 1}, {}, [], None])
@@ -247,11 +266,12 @@ def test_request_ids_are_given_or_kept(service: Service) -> None:
 def test_neither_tokens_nor_bodies_are_logged_and_refusals_are(service: Service) -> None:
     service.post({"event_name": "", "session_id": "very-private"}, X_Request_ID="find-me")
     service.get("/secret-%1b[31m-path?token=in-the-query", "in-the-header")
-    log = service.log()
-    line = next(json.loads(line) for line in log.splitlines() if "find-me" in line)
+    line = next(json.loads(line) for line in service.log().splitlines() if "find-me" in line)
     assert (line["status"], line["method"], line["path"]) == (422, "POST", EVENTS)
+    head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {WRITE}\0\r\n\r\n"
+    assert raw(service, head.encode()).split()[1] == b"400"
     for secret in (WRITE, READ, "very-private", "in-the-query", "in-the-header", "\x1b"):
-        assert secret not in log
+        assert secret not in service.log()
 
 
 def test_health_is_true_quick_and_open(service: Service) -> None:

@@ -56,6 +56,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
         "user_agent": "u",
         "client_id": "c",
         "source": "web",
+        "id_origin": "server",
     }
 
 
@@ -86,6 +87,7 @@ def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) ->
         "user_agent": "",
         "client_id": "",
         "source": "web",
+        "id_origin": "server",
     }
 
 

@@ -32,7 +32,7 @@ async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
     await insert(store, rows, "t")
     back = await store.query(
         "SELECT toString(event_id), event_name, category, priority, properties, toUnixTimestamp64Micro(timestamp),"
-        " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source"
+        " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source, id_origin"
         " FROM events ORDER BY toString(event_id)"
     )
     assert back == sorted((str(uuid.UUID(bytes=row[0])), *row[1:]) for row in rows)

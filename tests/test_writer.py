@@ -161,6 +161,16 @@ async def test_a_failed_sync_fails_the_group_seals_the_file_and_goes_on(
     assert rig.on_disk() == ["kept", "after"]
 
 
+async def test_a_row_that_cannot_be_encoded_fails_its_group_and_no_other(rig: Rig) -> None:
+    """It can't come through the parser; if it did, it must not stop the service."""
+    bad = [(*rows("x")[0][:1], "\ud800", *rows("x")[0][2:])]
+    with pytest.raises(SpoolFailed):
+        await rig.writer.add(bad, 10)  # type: ignore[arg-type]
+    await rig.writer.add(rows("fine"), 10)
+    assert rig.on_disk() == ["fine"]
+    assert rig.writer.refusal() is None
+
+
 async def test_health_recovers_without_traffic_once_the_disk_does(rig: Rig) -> None:
     moved = rig.spool.folder.with_name("moved")
     rig.spool.folder.rename(moved)

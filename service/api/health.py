@@ -26,14 +26,15 @@ PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 async def get_health(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
     spool, clickhouse, started_at = request.app[PARTS]
-    refusal = request.app[WRITER].refusal()
-    status = "failing" if refusal else "ok" if clickhouse.ok else "degraded"
+    refusal, shed = request.app[WRITER].refusal(), request.app[WRITER].shed_priorities()
+    status = "failing" if refusal else "ok" if clickhouse.ok and not shed else "degraded"
+    nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
     return _answer(
         {
             "status": status,
             "version": __version__,
             "uptime_seconds": round(time.monotonic() - started_at, 3),
-            "spool": _part(spool, refusal),
+            "spool": _part(spool, refusal or nearly),
             "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
         },
         failing=bool(refusal),

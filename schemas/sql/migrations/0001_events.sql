@@ -1,7 +1,7 @@
 -- One row an event. What each column means is in its comment; why the table is as it is, in docs/adr/0003.
 -- Nothing here uses toStartOfHour: beyond 1970 to 2106 it wraps or clamps, depending on the version.
 CREATE TABLE IF NOT EXISTS events (
-    event_id UUID COMMENT 'Unique id of the event, UUID version 7, made by the server when it accepted the event' CODEC(ZSTD(1)),
+    event_id UUID COMMENT 'Unique id of the event: the one that the client sent, else a UUID of version 7' CODEC(ZSTD(1)),
     event_name LowCardinality(String) COMMENT 'What happened, for instance order_placed; 1 to 100 characters' CODEC(ZSTD(1)),
     category LowCardinality(String) COMMENT 'One of page_view, user_action, trading, auth, error, performance, feature, system' CODEC(ZSTD(1)),
     priority LowCardinality(String) COMMENT 'One of low, medium, high, critical' CODEC(ZSTD(1)),
@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS events (
     user_agent LowCardinality(String) COMMENT 'User agent of the client, as it says; empty if none was sent' CODEC(ZSTD(1)),
     client_id LowCardinality(String) COMMENT 'Client that sent the batch, as it says; empty if none was sent' CODEC(ZSTD(1)),
     source LowCardinality(String) COMMENT 'Name of the access token with which the event was sent' CODEC(ZSTD(1)),
+    id_origin LowCardinality(String) COMMENT 'Who made event_id: client or server' CODEC(ZSTD(1)),
     INDEX by_time timestamp TYPE minmax GRANULARITY 1,
     PROJECTION by_hour (
         SELECT intDiv(toUnixTimestamp64Micro(timestamp), 3600000000) AS hour, category, event_name, count()

@@ -1,0 +1,43 @@
+"""The parts of a JSON document as text, so that each can be judged by itself and kept as it was written.
+
+For documents that ``json.loads`` has taken: nothing here looks for faults.
+"""
+
+import json
+import re
+
+_value_at = json.JSONDecoder().raw_decode
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def slices_of_object(text: str) -> dict[str, str]:
+    """The text of each member's value. Of a key given twice the last counts, as everywhere."""
+    members = {}
+    place = _skip(text, _skip(text, 0) + 1)
+    while text[place] != "}":
+        key, place = _value_at(text, place)
+        place = _skip(text, _skip(text, place) + 1)
+        members[key], place = _slice(text, place)
+    return members
+
+
+def slices_of_array(text: str) -> list[str]:
+    """The text of each element."""
+    elements = []
+    place = _skip(text, _skip(text, 0) + 1)
+    while text[place] != "]":
+        element, place = _slice(text, place)
+        elements.append(element)
+    return elements
+
+
+def _slice(text: str, start: int) -> tuple[str, int]:
+    """The text of the value at ``start``, and the place of what follows it and its comma."""
+    _, end = _value_at(text, start)
+    place = _skip(text, end)
+    return text[start:end], _skip(text, place + 1) if text[place] == "," else place
+
+
+def _skip(text: str, place: int) -> int:
+    match = _SPACE.match(text, place)
+    return match.end() if match else place
