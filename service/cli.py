@@ -119,9 +119,13 @@ def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.To
 
 async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.Token], made: dict[str, str]) -> int:
     # Imported late: `analytics token` and `--help` answer at once without them.
+    from service.api.connection import Load
+    from service.api.listener import Listener, connections_limit, require_c_parser
     from service.app import announce_stop, create_app
     from service.store import Store
 
+    require_c_parser()
+    max_connections = connections_limit(settings.max_connections)
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), data.clickhouse)
     if target.embedded:
         data.use_private_temporary_folder()
@@ -129,11 +133,7 @@ async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.T
     app = create_app(settings, data, known, store)
     runner = web.AppRunner(
         app,
-        access_log=None,
-        auto_decompress=False,  # ours has a limit: see service/api/body.py
         handler_cancellation=False,  # a client that leaves must not abort a commit
-        keepalive_timeout=75,
-        lingering_time=1.0,  # reading on after a refusal, so that the client sees it: not for 10 s
         shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
     )
     stop = asyncio.Event()
@@ -142,19 +142,21 @@ async def _run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.T
         loop.add_signal_handler(number, stop.set)
     try:
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=512)
+        assert runner.server  # noqa: S101  # setup makes it
+        load = Load(settings.max_inflight_bytes)
+        listener = Listener(runner.server, load, max_connections, settings.header_timeout)
         try:
-            await site.start()
+            port = await listener.start(settings.host, settings.port)
         except OSError as error:
             raise StartError(
                 f"can't listen on {settings.host} port {settings.port} ({error.strerror or error}):"
                 f" stop what holds it, or set {variable('port')} or {variable('host')}"
             ) from None
-        _say_ready(settings, data, target.shown, _url(settings.host, runner), made)
+        _say_ready(settings, data, target.shown, _url(settings.host, port), made)
         await stop.wait()
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
         announce_stop(app, settings.shutdown_timeout)
-        await site.stop()
+        listener.close()
         await _wait_for_clients(runner, min(LAST_ANSWERS_TIMEOUT, settings.shutdown_timeout / 2))
     except StoreError as error:
         raise _store_refused(error) from None
@@ -177,8 +179,7 @@ async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:
         pass  # they are idle
 
 
-def _url(host: str, runner: web.AppRunner) -> str:
-    port = runner.addresses[0][1]
+def _url(host: str, port: int) -> str:
     shown = _REACHABLE.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
 

@@ -84,6 +84,18 @@ class Settings(BaseModel):
     body_timeout: float = _setting(
         30.0, "Seconds within which a body must arrive", "a number of seconds, more than 0", gt=0, le=3600
     )
+    max_inflight_bytes: int = _setting(
+        64 * 2**20, "Bytes of bodies that are arriving or being written, of all requests; beyond, posts get 503",
+        "a whole number of bytes, at least 65536", ge=65536,
+    )  # fmt: skip
+    header_timeout: float = _setting(
+        15.0, "Seconds within which a connection must send the head of a request, and take its answer",
+        "a number of seconds, more than 0", gt=0, le=3600,
+    )  # fmt: skip
+    max_connections: int = _setting(
+        0, "Connections at a time; 0 takes as many as the limit of file descriptors allows",
+        "a whole number, 0 or more", ge=0,
+    )  # fmt: skip
     shutdown_timeout: float = _setting(
         20.0, "Seconds that a stop may take to answer requests and to insert what is pending; the rest stays on disk",
         "a number of seconds, 0 or more", ge=0, le=3600,

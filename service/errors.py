@@ -4,6 +4,7 @@
     ├── StartError                  the process can't start; one line for the operator, exit code 1
     ├── RequestError                becomes an HTTP answer: status, public detail, headers
     │   ├── BadRequest          400 the body can't be read (its encoding is broken)
+    │   │   └── BadFraming      400 where the request ends can't be told for sure: the connection is closed
     │   ├── Unauthorized        401 no token, or one that is not known
     │   ├── Forbidden           403 the token lacks the scope
     │   ├── BodyTimeout         408 the body did not arrive in time
@@ -13,6 +14,7 @@
     │   └── Unavailable         503 no promise was made, send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
     │       ├── SpoolFailed         the disk refused the events
+    │       ├── Overloaded          too much is in flight already
     │       ├── Stopping            the service is shutting down
     │       └── StoreUnavailable    ClickHouse can't answer a query now
     └── StoreError                  ClickHouse did not do what it was asked
@@ -41,6 +43,8 @@ class RequestError(AnalyticsError):
     """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
 
     status: ClassVar[int] = 400
+    #: Whether the connection is of no more use: bytes of this request may still come.
+    closes: ClassVar[bool] = False
     detail: Any = "Bad request"
 
     def __init__(self, detail: Any = None, headers: Mapping[str, str] | None = None) -> None:
@@ -52,6 +56,13 @@ class RequestError(AnalyticsError):
 
 class BadRequest(RequestError):
     """The body's encoding is broken."""
+
+
+class BadFraming(BadRequest):
+    """Where the request ends can't be told for sure: others on the way may have told differently."""
+
+    closes = True
+    detail = "The request's framing is malformed"
 
 
 class Unauthorized(RequestError):
@@ -75,6 +86,7 @@ class BodyTimeout(RequestError):
     """The body did not arrive in time."""
 
     status = 408
+    closes = True
     detail = "The body did not arrive in time"
 
 
@@ -122,6 +134,12 @@ class SpoolFailed(Unavailable):
     """The disk refused the events."""
 
     detail = "The events could not be written to disk; nothing of this request was kept"
+
+
+class Overloaded(Unavailable):
+    """The bodies of other requests take all the memory that bodies may take."""
+
+    detail = "Too much is in flight; nothing of this request was kept"
 
 
 class Stopping(Unavailable):

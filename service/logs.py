@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -26,6 +27,26 @@ def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
     logging.getLogger("aiohttp.server").addFilter(_without_exception)
     for name in ("asyncio", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Seldom:
+    """Logs a line at most once in ``seconds``, for what a client can cause as often as it likes."""
+
+    def __init__(self, logger: logging.Logger, seconds: float = 10.0) -> None:
+        self._logger = logger
+        self._seconds = seconds
+        self._next = 0.0
+        self._left_out = 0
+
+    def __call__(self, level: int, message: str, *args: object) -> None:
+        """Log it, with the number of lines left out before; or leave it out."""
+        now = time.monotonic()
+        if now < self._next:
+            self._left_out += 1
+            return
+        more = f" ({self._left_out} lines like this were left out)" if self._left_out else ""
+        self._next, self._left_out = now + self._seconds, 0
+        self._logger.log(level, message + more, *args)
 
 
 def _without_exception(record: logging.LogRecord) -> bool:
@@ -56,8 +77,8 @@ class _JsonFormatter(logging.Formatter):
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        line = f"{time} {record.levelname.lower():<7} {record.getMessage()}{extra}"
+        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}{extra}"
         line = _CONTROL.sub("?", line)  # a path may hold escape sequences that a terminal obeys
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -109,6 +109,23 @@ def test_a_second_instance_on_the_same_data_folder_ends_and_says_who_holds_it(
     assert first.post({"event_name": "still here"}).status == 200
 
 
+def test_more_connections_than_descriptors_are_told(tmp_path: Path) -> None:
+    limited = ["sh", "-c", f'ulimit -n 256; exec "{ANALYTICS}" serve']
+    environment = {"ANALYTICS_CLICKHOUSE_DSN": NOWHERE, "ANALYTICS_MAX_CONNECTIONS": "1000"}
+    done = subprocess.run(
+        limited, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True, timeout=60
+    )
+    line = refused(done)
+    assert "ANALYTICS_MAX_CONNECTIONS is 1000, but 256 file descriptors are enough for 128" in line
+    assert "ulimit -n" in line
+
+
+def test_a_start_without_the_parser_in_c_is_told(tmp_path: Path) -> None:
+    line = refused(run(tmp_path, "serve", ANALYTICS_CLICKHOUSE_DSN=NOWHERE, AIOHTTP_NO_EXTENSIONS=1))
+    assert "aiohttp runs without its C parser" in line
+    assert "AIOHTTP_NO_EXTENSIONS" in line
+
+
 def test_a_wrong_password_is_told_without_the_password(tmp_path: Path) -> None:
     server = ClickHouseServer(tmp_path / "server", with_users=True).start()
     try:

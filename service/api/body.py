@@ -7,12 +7,13 @@ a handler can refuse, and goes on unpacking what no handler reads.
 import asyncio
 import sys
 import zlib
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from service.config import Settings
-from service.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
+from service.errors import BadFraming, BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -26,23 +27,45 @@ _ZSTD_WINDOW_LOG_MAX = 23
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge or UnsupportedEncoding."""
+    """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge, Overloaded or UnsupportedEncoding."""
     settings = request.app[SETTINGS]
     limit = settings.max_body_bytes
-    if request.content_length is not None and request.content_length > limit:
-        raise BodyTooLarge(f"The body is larger than {limit} bytes")
+    connection: Any = request.protocol  # a Connection; a cast would be a call
+    length = request.content_length
+    if length is not None:
+        if length > limit:
+            raise BodyTooLarge(f"The body is larger than {limit} bytes")
+        connection.hold(length)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the interim answer is no part of the answer
     try:
         async with asyncio.timeout(settings.body_timeout):
-            body = await request.read()
+            body = await (request.read() if length is not None else _read_chunks(request, connection, limit))
     except TimeoutError:
         raise BodyTimeout from None
-    except web.HTTPRequestEntityTooLarge:
-        raise BodyTooLarge from None
+    except web.RequestPayloadError:
+        raise BadFraming("The body's chunks are malformed") from None
     encoding = request.headers.get("Content-Encoding")
-    return body if encoding is None else _unpack(body, encoding, limit)
+    if encoding is None:
+        return body
+    data = _unpack(body, encoding, limit)
+    connection.hold(max(0, len(data) - len(body)))
+    return data
+
+
+async def _read_chunks(request: web.Request, connection: Any, limit: int) -> bytes:
+    """A body whose length is not known before: it counts as it comes."""
+    coding = request.headers.get("Transfer-Encoding", "chunked")
+    if coding.lower() != "chunked" or request.version != HttpVersion11:
+        raise BadFraming("Transfer-Encoding must be chunked, in HTTP/1.1")
+    body = bytearray()
+    while piece := await request.content.readany():
+        if len(body) + len(piece) > limit:
+            raise BodyTooLarge(f"The body is larger than {limit} bytes")
+        connection.hold(len(piece))
+        body += piece
+    return bytes(body)
 
 
 async def leave_expect(request: web.Request) -> None:

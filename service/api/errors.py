@@ -5,16 +5,20 @@ import logging
 import os
 import re
 from itertools import count
+from typing import Any
 
 from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
 from service.api.respond import error_response, json_response
-from service.errors import RequestError
+from service.errors import BadFraming, RequestError
 
 REQUEST_ID = "X-Request-ID"
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
+#: The parser takes 0.9 and 2.0 too.
+_VERSIONS = (HttpVersion11, HttpVersion10)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _log = logging.getLogger(__name__)
 _prefix, _numbers = os.urandom(6).hex(), count(1)
@@ -23,9 +27,13 @@ _prefix, _numbers = os.urandom(6).hex(), count(1)
 @web.middleware
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
+    connection: Any = request.protocol  # a Connection; a cast would be a call
+    connection.begin()
     given = request.headers.get(REQUEST_ID)
     request_id = given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
     try:
+        if request.version not in _VERSIONS:
+            raise BadFraming("The version must be HTTP/1.1 or HTTP/1.0")
         response = await handler(request)
     except Invalid as error:
         response = json_response({"detail": error.errors}, 422)
@@ -39,9 +47,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     except Exception:
         _log.exception("unexpected error", extra={"request_id": request_id})
         response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
+    finally:
+        connection.end()
     response.headers[REQUEST_ID] = request_id
+    response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
+    elif "Upgrade" in request.headers:
+        response.force_close()  # aiohttp drops what came with it: what comes next may begin in the middle of a request
     if response.status >= 400:
         _log.info(
             "refused",

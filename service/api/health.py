@@ -60,5 +60,4 @@ def _part(status: Status, reason: str | None) -> dict[str, Any]:
 
 
 def _answer(value: dict[str, Any], *, failing: bool) -> web.Response:
-    headers = {"Cache-Control": "no-store"} | ({"Retry-After": "5"} if failing else {})
-    return json_response(value, 503 if failing else 200, headers)
+    return json_response(value, 503 if failing else 200, {"Retry-After": "5"} if failing else None)

@@ -1,0 +1,156 @@
+"""Takes connections, as many as there is room for, and ends those that are overdue.
+
+The accepting is ours because asyncio's has no cap: it goes on until the process has no descriptor left, also none
+for the spool, and then logs a traceback every second.
+"""
+
+import asyncio
+import contextlib
+import logging
+import resource
+import socket
+import time
+
+from aiohttp import http_parser, web
+
+from service.api.connection import Connection, Load
+from service.errors import StartError
+from service.logs import Seldom
+
+BACKLOG = 512
+#: Connections taken in one turn of the event loop, so that a flood of them leaves turns to requests.
+ACCEPTS_PER_TURN = 64
+#: Seconds of not accepting, after the system had no descriptor or no memory for it.
+ACCEPT_PAUSE = 1.0
+#: Descriptors that we ask the system for, where it grants so many.
+DESCRIPTORS = 65_536
+#: Descriptors for all but connections: the spool, and ClickHouse with its many files. Of a small limit, half.
+RESERVED_DESCRIPTORS = 1024
+_DETAIL = b'{"detail":"Too many connections"}'
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nServer: analytics\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Cache-Control: no-store\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+) % (len(_DETAIL), _DETAIL)
+_log = logging.getLogger(__name__)
+
+
+def require_c_parser() -> None:
+    """Raise StartError where aiohttp would parse in Python: slower, and the one that the known attacks were on."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        raise StartError(
+            "aiohttp runs without its C parser: take AIOHTTP_NO_EXTENSIONS out of the environment if it is set,"
+            " else install aiohttp from a wheel"
+        )
+
+
+def connections_limit(wanted: int) -> int:
+    """How many connections there may be: ``wanted``, or if that is 0 what the limit of descriptors allows.
+
+    Raises that limit as far as the system lets us. Raises StartError if there can't be so many as wanted.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    granted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < granted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    descriptors = DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+    most = descriptors - min(RESERVED_DESCRIPTORS, descriptors // 2)
+    if wanted > most:
+        raise StartError(
+            f"ANALYTICS_MAX_CONNECTIONS is {wanted}, but {descriptors} file descriptors are enough for {most}:"
+            " raise the limit (ulimit -n), or set fewer connections"
+        )
+    return wanted or most
+
+
+class Listener:
+    """The listening sockets of a server, and the watch over its connections."""
+
+    def __init__(self, server: web.Server, load: Load, max_connections: int, header_timeout: float) -> None:
+        self._server = server
+        self._load = load
+        self._max_connections = max_connections
+        self._header_timeout = header_timeout
+        self._sockets: list[socket.socket] = []
+        self._starting: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+        self._full, self._no_resource, self._overdue = Seldom(_log), Seldom(_log), Seldom(_log)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on every address of ``host``; the port, for a given 0 the one that was free. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        try:
+            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
+                one = socket.create_server(address, family=family, backlog=BACKLOG)
+                one.setblocking(False)
+                self._sockets.append(one)
+        except OSError:
+            self.close()
+            raise
+        for one in self._sockets:
+            loop.add_reader(one, self._accept, one)
+        self._watch = asyncio.create_task(self._abort_overdue(), name="listener")
+        return int(self._sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Take no more connections; those that there are stay."""
+        for one in self._sockets:
+            asyncio.get_running_loop().remove_reader(one)
+            one.close()
+        self._sockets.clear()
+        if self._watch:
+            self._watch.cancel()
+
+    # -- accepting --------------------------------------------------------------------------------
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                client, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._no_resource(logging.ERROR, "no connection can be taken for a moment: %s", error.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening)
+                loop.call_later(ACCEPT_PAUSE, self._resume, listening)
+                return
+            client.setblocking(False)
+            if self._load.connections < self._max_connections:
+                task = asyncio.create_task(self._serve(Connection(self._server, self._load), client))
+                self._starting.add(task)
+                task.add_done_callback(self._starting.discard)
+            else:
+                self._refuse(client)
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening in self._sockets:
+            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    async def _serve(self, connection: Connection, client: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+        except OSError:  # gone again
+            client.close()
+            self._load.connections -= 1
+
+    def _refuse(self, client: socket.socket) -> None:
+        self._full(logging.WARNING, "refused a connection: there are %d, as many as may be", self._max_connections)
+        with client, contextlib.suppress(OSError):
+            client.send(_REFUSAL)
+            client.recv(65536)  # a close with bytes unread would be a reset, and the client miss the answer
+
+    # -- the watch --------------------------------------------------------------------------------
+
+    async def _abort_overdue(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self._header_timeout / 4))
+            now = time.monotonic()
+            connections = [one for one in self._server.connections if isinstance(one, Connection)]
+            overdue = [one for one in connections if one.is_overdue(now, self._header_timeout)]
+            if overdue:
+                self._overdue(logging.INFO, "closed %d connections that were silent or too slow", len(overdue))
+            for one in overdue:
+                one.abort()
