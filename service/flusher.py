@@ -153,7 +153,7 @@ class Flusher:
         header, rows = CURRENT, batch.rows
         if rows is None:
             header, rows = await self._on_thread(self._load, segment)
-        splits = await self._on_thread(self._spool.splits, segment.token)
+        splits = await self._on_thread(self._spool.splits.of, segment.token)
         quarantined = await self._insert(segment.token, header, rows, splits)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
@@ -191,7 +191,7 @@ class Flusher:
                         quarantined += 1
                         continue
                     _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
-                await self._on_thread(self._spool.record_split, token, start, stop)
+                await self._on_thread(self._spool.splits.record, token, start, stop)
             middle = (start + stop) // 2
             ranges += [(middle, stop), (start, middle)]
         return quarantined

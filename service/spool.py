@@ -7,7 +7,7 @@ existence means "not confirmed"*, and deleting it is the commit.
 
     <token>.open                segment being appended to; at most one while running
     <token>.<rows>.sealed       closed, to be inserted as one batch; never altered
-    <token>.splits              which row ranges of a segment ClickHouse has rejected (see ``flusher``)
+    <token>.splits              which row ranges of a segment ClickHouse has rejected (see ``splits``)
 
 The token is 12 hex digits of milliseconds since 1970 and 16 random ones: names sort by age, and a
 token is never used twice, whatever happens to the clock or the folder. (A token used twice would
@@ -36,6 +36,7 @@ from typing import NamedTuple
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
+from service.splits import Splits
 
 #: A token, as a regular expression.
 NAME_FORM = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
@@ -75,6 +76,7 @@ class Spool:
         self.folder = folder
         self.quarantine = quarantine
         self.header = header
+        self.splits = Splits(folder)
         #: Rows and bytes in the open segment.
         self.open_rows = 0
         self.open_size = 0
@@ -239,7 +241,7 @@ class Spool:
     def drop(self, segment: Segment) -> None:
         """Delete a segment that ClickHouse has confirmed. If a power cut undoes this, its token still holds."""
         segment.path.unlink(missing_ok=True)
-        self._splits_path(segment.token).unlink(missing_ok=True)
+        self.splits.forget(segment.token)
         self._dropped += segment.size
 
     def adopt(self, token: str, rows: int, content: bytes, temporary: Path) -> Segment:
@@ -251,29 +253,3 @@ class Spool:
             replace_durably(path, content, temporary)
             self._dropped -= len(content)  # this thread's count
         return Segment(token, rows, path, len(content))
-
-    # -- rejected ranges ----------------------------------------------------------------------
-
-    def record_split(self, token: str, start: int, stop: int) -> None:
-        """Remember durably that ClickHouse rejected rows ``start`` to ``stop`` of the segment as one batch."""
-        path = self._splits_path(token)
-        new = not path.exists()
-        fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, b"%d %d\n" % (start, stop))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        if new:
-            fsync_folder(self.folder)
-
-    def splits(self, token: str) -> set[tuple[int, int]]:
-        """The row ranges that ``record_split`` remembers; a torn last line is none."""
-        try:
-            lines = self._splits_path(token).read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return set()
-        return {(int(start), int(stop)) for start, stop in (line.split() for line in lines)}
-
-    def _splits_path(self, token: str) -> Path:
-        return self.folder / f"{token}.splits"

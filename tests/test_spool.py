@@ -193,15 +193,17 @@ def test_a_failed_append_keeps_what_was_before_and_nothing_of_itself(spool: Spoo
 
 def test_split_ranges_are_remembered_and_go_with_their_segment(tmp_path: Path, spool: Spool) -> None:
     segment = seal(spool, b"1")
-    spool.record_split(segment.token, 0, 8)
-    spool.record_split(segment.token, 4, 8)
+    spool.splits.record(segment.token, 0, 8)
+    spool.splits.record(segment.token, 4, 8)
     again = make(tmp_path)
     assert again.recover() == [segment]
     assert again.strangers == []
-    assert again.splits(segment.token) == {(0, 8), (4, 8)}
+    assert again.splits.of(segment.token) == {(0, 8), (4, 8)}
     path = spool.folder / f"{segment.token}.splits"
     path.write_bytes(path.read_bytes()[:-1])
-    assert again.splits(segment.token) == {(0, 8)}, "a torn line is none"
+    assert again.splits.of(segment.token) == {(0, 8)}, "a torn record is none"
+    again.splits.record(segment.token, 4, 6)
+    assert again.splits.of(segment.token) == {(0, 8), (4, 6)}, "and harms none that follows"
     again.drop(segment)
     assert list(spool.folder.iterdir()) == []
 

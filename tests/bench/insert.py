@@ -65,7 +65,7 @@ def arrow_table(rows: list[Row]) -> Any:
 
 
 def arguments(style: str, token: str) -> dict[str, Any]:
-    """What a context is made of; ``service/store.py`` does the same."""
+    """What a context is made of; ``service/store/engines.py`` does the same."""
     return {
         "table": "events",
         "column_names": CURRENT.names,
@@ -128,7 +128,7 @@ async def watch_loop(lags: list[float]) -> None:
 
 async def measure(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Insert some batches by one method; what they cost a row, in microseconds and more."""
-    options.np = options.pd = None  # as in service/store.py
+    options.np = options.pd = None  # as in service/store/engines.py
     engine, style = method.split("-")
     if method == "server-sync":
         server = parse_dsn(args.dsn, Path("unused")).server

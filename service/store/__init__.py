@@ -1,0 +1,95 @@
+"""The store: ClickHouse, a server over HTTP or embedded in this process, behind one small interface.
+
+The only package that knows clickhouse-connect: ``engines`` calls it, ``verdicts`` tells what its errors mean.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from importlib.resources import files
+from typing import Any
+
+from schemas.rows import Header
+from service.dsn import Target
+from service.errors import Retryable, StoreError
+from service.migrate import Migration, migrate
+from service.store.engines import Embedded, Engine, Server
+from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on
+
+#: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
+PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
+KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
+#: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
+IDS_IN_ONE_QUERY = 2000
+
+
+class Store:
+    """ClickHouse. ``prepare`` it once; until it is ``ready`` nothing else works. All methods raise StoreError."""
+
+    def __init__(self, target: Target, *, migrating: bool) -> None:
+        self.embedded = target.embedded
+        self.ready = False
+        self._target = target
+        self._migrating = migrating
+        self._engine: Engine = Embedded(target.folder) if target.folder else Server(target.server)
+
+    async def prepare(self) -> list[Migration]:
+        """Connect; make the database and its tables, unless that is left to ``analytics migrate``."""
+        applied: list[Migration] = []
+        if self._migrating:
+            await self._call(self._open_or_create_database(), QUERY_TIMEOUT)
+            applied = await migrate(self)
+        else:
+            await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
+        self.ready = True
+        return applied
+
+    async def _open_or_create_database(self) -> None:
+        try:
+            await self._engine.open(self._target.database)
+        except Exception as error:
+            if code_of(error) != UNKNOWN_DATABASE:
+                raise
+            await self._engine.open(None)
+            await self._engine.query(f"CREATE DATABASE IF NOT EXISTS {self._target.database}", None)
+            await self._engine.open(self._target.database)
+
+    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+        """Insert one block, once for this token. Raises Retryable or Rejected."""
+        await self._call(self._engine.insert(header, columns, token), INSERT_TIMEOUT)
+
+    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
+        """Which of these ids are in the table, of events accepted at ``since`` (ms since 1970) or later."""
+        known: set[int] = set()
+        for start in range(0, len(ids), IDS_IN_ONE_QUERY):
+            some = list(ids[start : start + IDS_IN_ONE_QUERY])
+            known.update(one for (one,) in await self.query(KNOWN_IDS_SQL, {"ids": some, "since": since}))
+        return known
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
+        rows: list[tuple[Any, ...]] = await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
+        return rows
+
+    async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
+        """Run a statement that returns nothing."""
+        await self.query(sql, parameters)
+
+    async def ping(self) -> None:
+        """Raise if ClickHouse does not answer."""
+        await self._call(self._engine.query("SELECT 1", None), PING_TIMEOUT)
+
+    async def close(self) -> None:
+        """Let go of ClickHouse; a running call is waited for."""
+        self.ready = False
+        await self._engine.close()
+
+    async def _call(self, call: Awaitable[Any], seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                return await call
+        except TimeoutError:
+            raise Retryable(f"ClickHouse did not answer within {seconds:.0f} s") from None
+        except StoreError:
+            raise
+        except Exception as error:
+            raise verdict_on(error) from error
