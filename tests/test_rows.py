@@ -19,6 +19,7 @@ from schemas.rows import (
     decode_rows,
     encode_header,
     encode_rows,
+    id_text,
     make_rows,
     new_event_ids,
     parse_header,
@@ -117,6 +118,11 @@ def test_event_ids_of_one_millisecond_differ_in_all_74_random_bits() -> None:
     for one in ids:
         ever, always = ever | one, always & one
     assert (ever & ~always).bit_count() == 74
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_an_id_as_text_is_that_of_its_uuid(event_id: bytes) -> None:
+    assert id_text(event_id) == str(uuid.UUID(bytes=event_id))
 
 
 ROWS: st.SearchStrategy[list[Row]] = st.lists(

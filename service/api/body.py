@@ -40,8 +40,13 @@ async def read_body(request: web.Request) -> bytes:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the interim answer is no part of the answer
     try:
-        async with asyncio.timeout(settings.body_timeout):
-            body = await (request.read() if length is not None else _read_chunks(request, connection, limit))
+        if length is not None and request.content.is_eof():
+            body = (
+                await request.read()
+            )  # all of it is here: the usual case, and a timeout would cost as much as reading
+        else:
+            async with asyncio.timeout(settings.body_timeout):
+                body = await (request.read() if length is not None else _read_chunks(request, connection, limit))
     except TimeoutError:
         raise BodyTimeout from None
     except web.RequestPayloadError:

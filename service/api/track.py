@@ -2,15 +2,15 @@
 
 import re
 import time
-import uuid
 from collections.abc import Set
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from aiohttp import web
 
 from schemas.parse import ParsedBatch, parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import ErrorItem
-from schemas.rows import derive_event_id, make_rows
+from schemas.rows import derive_event_id, id_text, make_rows
 from service.api.auth import authorize
 from service.api.body import read_body
 from service.api.respond import json_response
@@ -33,7 +33,7 @@ async def track_event(request: web.Request) -> web.Response:
     rows = make_rows(batch, source=token, received_at=now, derived_ids=_derived_ids(request, token, [0]))
     _count(request, token, 1)
     await writer.add(rows, len(body))
-    event_id = str(uuid.UUID(bytes=rows[0][0]))
+    event_id = id_text(rows[0][0])
     return json_response({"success": True, "event_id": event_id, "message": "Event accepted", "timestamp": _iso(now)})
 
 
@@ -121,4 +121,9 @@ def _prefers_lenient(request: web.Request) -> bool:
 
 
 def _iso(microseconds: int) -> str:
-    return datetime.fromtimestamp(microseconds / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return _iso_of_millisecond(microseconds // 1000)
+
+
+@lru_cache(maxsize=256)  # under load many requests share a millisecond
+def _iso_of_millisecond(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
