@@ -12,13 +12,17 @@ from tests.support.service import BATCH, WRITE, Service
 
 
 class Load:
-    """Clients that post batches of events without pause; each event has a name of its own in ``session_id``."""
+    """Clients that post batches of events without pause; each event has a name of its own in ``session_id``.
 
-    def __init__(self, service: Service, clients: int = 4, batch: int = 5) -> None:
+    ``name`` tells the events of one load from those of another.
+    """
+
+    def __init__(self, service: Service, clients: int = 4, batch: int = 5, name: str = "event") -> None:
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
         self._service = service
+        self._name = name
         self._batch = batch
         self._numbers = itertools.count()
         self._stop = threading.Event()
@@ -43,7 +47,7 @@ class Load:
     def _client(self) -> None:
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
-            names = [f"event-{next(self._numbers)}" for _ in range(self._batch)]
+            names = [f"{self._name}-{next(self._numbers)}" for _ in range(self._batch)]
             body = json.dumps({"events": [{"event_name": "load", "session_id": name} for name in names]})
             outcome = self.refused  # until something of it has left
             try:
