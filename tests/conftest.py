@@ -31,6 +31,14 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 
 @pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ClickHouseServer]:
+    """A ClickHouse server that the test may kill, or start with other ``users``."""
+    server = ClickHouseServer(tmp_path / "own-server", with_users=True).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
 def server_dsn(clickhouse: Callable[[str], str]) -> Iterator[str]:
     """The DSN of a database that does not exist yet, on the ClickHouse server."""
     database = f"test_{uuid4().hex[:12]}"
