@@ -31,6 +31,7 @@ from tests.support.service import BATCH, EVENTS, WRITE, Service, patched
 CLIENTS = 5
 #: Backoff is shortened, so that there are more tries to go wrong; and an insert is given up while it may still run.
 IMPATIENT = patched("service.store.INSERT_TIMEOUT = 2.0; service.flusher.BACKOFF_MAX = 0.5")
+OUTCOMES = ("acknowledged", "refused", "unknown")
 FATES = ["pass", "cut-body", "cut-answer", "cut-answer", "late-body", "hold-answer"]
 
 
@@ -39,7 +40,7 @@ class Client(threading.Thread):
 
     def __init__(self, service: Service, seed: str, stop: threading.Event, numbers: "itertools.count[int]") -> None:
         super().__init__(daemon=True)
-        self.outcomes: dict[str, set[str]] = {"acknowledged": set(), "refused": set(), "unknown": set()}
+        self.outcomes: dict[str, set[str]] = {kind: set() for kind in OUTCOMES}
         self._service = service
         self._chance = random.Random(seed)
         self._ended = stop
@@ -49,17 +50,17 @@ class Client(threading.Thread):
     def run(self) -> None:
         while not self._ended.is_set():
             single = self._chance.random() < 0.4
-            events = [self._event(0.05) for _ in range(1 if single else self._chance.randint(1, 100))]
+            events = [self._event() for _ in range(1 if single else self._chance.randint(1, 100))]
             lenient = not single and self._chance.random() < 0.5
             for outcome, names in self._post(events, single=single, lenient=lenient):
                 self.outcomes[outcome].update(names)
-            self._ended.wait(self._chance.choice([0, 0, 0.005, 0.05]))
+            self._ended.wait(self._chance.choice([0, 0.005, 0.05]))
 
-    def _event(self, invalid: float) -> dict[str, Any]:
+    def _event(self) -> dict[str, Any]:
         event = {"event_name": "chaos", "session_id": f"e{next(self._numbers)}"}
         if self._chance.random() < 0.3:
             event["properties"] = {"text": "x" * self._chance.randint(0, 2000)}
-        if self._chance.random() < invalid / 5:
+        if self._chance.random() < 0.01:
             event["event_name"] = ""
         return event
 
@@ -95,12 +96,15 @@ class Client(threading.Thread):
 class Nemesis:
     """One fault after the other, each undone before the next."""
 
-    def __init__(self, service: Service, server: ClickHouseServer, proxy: Proxy, chance: random.Random) -> None:
+    def __init__(
+        self, service: Service, server: ClickHouseServer, proxy: Proxy, chance: random.Random, prefix: tuple[str, ...]
+    ) -> None:
         self.faults: Counter[str] = Counter()
         self._service = service
         self._server = server
         self._proxy = proxy
         self._chance = chance
+        self._prefix = prefix
         self._kinds: list[Callable[[], None]] = [
             self.kill_service, self.kill_service, self.stop_service, self.pause_service,
             self.kill_clickhouse, self.pause_clickhouse, self.restart_clickhouse,
@@ -121,17 +125,18 @@ class Nemesis:
         """Let it run for a while."""
         time.sleep(self._chance.uniform(0, most))
 
-    def _start_service(self) -> None:
-        self._service.start(prefix=IMPATIENT)
+    def start_service(self) -> None:
+        """Start it, with shrunk constants."""
+        self._service.start(prefix=self._prefix)
 
     def kill_service(self) -> None:
         self._service.kill()
         self.rest(0.3)
-        self._start_service()
+        self.start_service()
 
     def stop_service(self) -> None:
         assert self._service.stop(self._chance.choice([signal.SIGTERM, signal.SIGINT])) == 0
-        self._start_service()
+        self.start_service()
 
     def pause_service(self) -> None:
         assert self._service.process
@@ -157,13 +162,10 @@ class Nemesis:
         self._server.kill()
         self.rest(0.2)
         self._service.kill()
-        if self._chance.random() < 0.5:
-            self._server.start()
-            self._start_service()
-        else:
-            self._start_service()
-            self.rest(1)
-            self._server.start()
+        starts = [self._server.start, self.start_service]
+        self._chance.shuffle(starts)
+        for start in starts:
+            start()
 
     def refuse(self) -> None:
         self._proxy.refuse()
@@ -191,11 +193,9 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
     service.environment |= {f"ANALYTICS_{name}": str(value) for name, value in settings.items()}
     stop, numbers = threading.Event(), itertools.count()
     clients = [Client(service, f"{seed}/{number}", stop, numbers) for number in range(CLIENTS)]
-    nemesis = Nemesis(service, server, proxy, chance)
-    if prefix != IMPATIENT:
-        nemesis._start_service = lambda: service.start(prefix=prefix)  # type: ignore[method-assign, assignment]
+    nemesis = Nemesis(service, server, proxy, chance, prefix)
     try:
-        nemesis._start_service()
+        nemesis.start_service()
         for client in clients:
             client.start()
         deadline = time.monotonic() + seconds
@@ -211,10 +211,7 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
             server.start()
         drained(service, 120)
         stored = sessions(dsn)
-        acknowledged, refused, unknown = (
-            set().union(*(client.outcomes[outcome] for client in clients))
-            for outcome in ("acknowledged", "refused", "unknown")
-        )
+        acknowledged, refused, unknown = (set().union(*(one.outcomes[kind] for one in clients)) for kind in OUTCOMES)
         check_set(acknowledged, refused, unknown, stored)
         stats = service.stats()
         assert stats["total_events"] == stats["buffer_status"]["events_flushed_total"] == len(stored), stats
@@ -234,21 +231,19 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
         server.stop()
 
 
-def main() -> int:
-    """The command behind ``make chaos``."""
+def main() -> None:
+    """The command behind `make chaos`."""
     parser = argparse.ArgumentParser(description="random faults under random load")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--seconds", type=float, default=60)
     arguments = parser.parse_args()
-    print(f"seed {arguments.seed}, {arguments.seconds:.0f} s", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+    print(f"seed {arguments.seed}, {arguments.seconds:.0f} s, in {folder}", flush=True)
     try:
         print(run(folder, arguments.seed, arguments.seconds))
     except AssertionError as error:
-        print(f"FAILED, seed {arguments.seed}, everything is in {folder}: {error}")
-        return 1
-    return 0
+        sys.exit(f"FAILED, seed {arguments.seed}: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
