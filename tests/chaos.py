@@ -45,7 +45,7 @@ class Client(threading.Thread):
         self._chance = random.Random(seed)
         self._ended = stop
         self._numbers = numbers
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection = http.client.HTTPConnection("127.0.0.1", timeout=20)
 
     def run(self) -> None:
         while not self._ended.is_set():
@@ -55,6 +55,7 @@ class Client(threading.Thread):
             for outcome, names in self._post(events, single=single, lenient=lenient):
                 self.outcomes[outcome].update(names)
             self._ended.wait(self._chance.choice([0, 0.005, 0.05]))
+        self._connection.close()
 
     def _event(self) -> dict[str, Any]:
         event = {"event_name": "chaos", "session_id": f"e{next(self._numbers)}"}
@@ -69,8 +70,8 @@ class Client(threading.Thread):
         headers = {"Authorization": f"Bearer {WRITE}"} | ({"Prefer": "handling=lenient"} if lenient else {})
         outcome = "refused"  # until something of it has left
         try:
-            if self._connection is None:
-                self._connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=20)
+            if self._connection.sock is None:
+                self._connection.port = self._service.port
                 self._connection.connect()
             outcome = "unknown"
             body = json.dumps(events[0] if single else {"events": events})
@@ -78,9 +79,7 @@ class Client(threading.Thread):
             answer = self._connection.getresponse()
             told = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError):
-            if self._connection:
-                self._connection.close()
-            self._connection = None
+            self._connection.close()
             self._ended.wait(0.02)
             return [(outcome, names)]
         if answer.status != 200:
