@@ -7,7 +7,7 @@ CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format bench-insert clean
+.PHONY: help setup run test chaos check format bench-insert clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -19,6 +19,9 @@ run: .venv/.embedded  ## serve, with ClickHouse embedded
 
 test: setup $(CLICKHOUSE)  ## run every test
 	$(BIN)/pytest $(ARGS)
+
+chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
+	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
 	$(BIN)/ruff check .

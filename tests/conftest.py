@@ -11,6 +11,8 @@ from hypothesis import settings
 from service.dsn import Target, parse_dsn
 from service.store import Store
 from tests.support.clickhouse import ClickHouseServer, query
+from tests.support.disk import Disk
+from tests.support.proxy import Proxy
 from tests.support.service import Service
 
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -25,6 +27,14 @@ def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
         return
     server = ClickHouseServer(tmp_path_factory.mktemp("clickhouse") / "server").start()
     yield server.dsn
+    server.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ClickHouseServer]:
+    """A ClickHouse server that the test may kill, or start with other ``users``."""
+    server = ClickHouseServer(tmp_path / "own-server", with_users=True).start()
+    yield server
     server.stop()
 
 
@@ -67,6 +77,28 @@ def service(make_service: Callable[..., Service], server_dsn: str) -> Service:
 def any_service(make_service: Callable[..., Service], dsn: str) -> Service:
     """A running service on each kind of ClickHouse in turn."""
     return make_service(dsn).start()
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
+    """Makes disks, mounted, and unmounts them. Ask for it before ``make_service``, so that services end first."""
+    made: list[Disk] = []
+
+    def make(folder: Path, kind: str = "ext4", megabytes: int = 16, inodes: int | None = None) -> Disk:
+        made.append(Disk(kind, folder, megabytes, inodes))
+        return made[-1].mount()
+
+    yield make
+    for disk in made:
+        disk.unmount()
+
+
+@pytest.fixture
+def proxy(clickhouse: Callable[[str], str]) -> Iterator[Proxy]:
+    """A proxy in front of the ClickHouse server: what makes it be away and back without harm to other tests."""
+    proxy = Proxy(int(clickhouse("default").split(":")[-1].split("/")[0])).open()
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

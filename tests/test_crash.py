@@ -4,7 +4,6 @@ fdatasync ends a group, fsync makes a new segment, rename seals one or counts a 
 one that ClickHouse has confirmed. Whatever the moment: each acknowledged event is stored once, no other twice.
 """
 
-import shutil
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +12,7 @@ from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.load import Load
 from tests.support.service import Service
+from tests.support.strace import injection
 
 MOMENTS = [
     *(("fdatasync", number) for number in (1, 2, 9)),
@@ -20,15 +20,6 @@ MOMENTS = [
     *(("rename", number) for number in (1, 2, 3, 4, 7)),
     *(("unlink", number) for number in (3, 4, 7)),
 ]
-
-
-def injection(call: str, number: int, effect: str) -> tuple[str, ...]:
-    """The command to run the service under, so that the n-th such call has the effect."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.fail("no strace for the crash tests: install it, on Debian with `apt-get install strace`")
-    only = ("-e", f"trace={call}", "-e", f"inject={call}:{effect}:when={number}")
-    return (strace, "-f", "--quiet=all", "-o", "/dev/null", *only)
 
 
 @pytest.mark.parametrize(("call", "number"), MOMENTS)

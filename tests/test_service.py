@@ -18,14 +18,6 @@ from tests.support.service import ANALYTICS, EVENTS, HEALTH, STATS, Service
 Make = Callable[..., Service]
 
 
-@pytest.fixture
-def own_server(tmp_path: Path) -> ClickHouseServer:
-    """A ClickHouse server that the test may kill."""
-    server = ClickHouseServer(tmp_path / "own-server").start()
-    yield server
-    server.stop()
-
-
 def sessions(dsn: str) -> list[str]:
     return [name for (name,) in query(dsn, "SELECT session_id FROM events")]
 

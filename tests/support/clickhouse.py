@@ -32,7 +32,8 @@ _CONFIG = """<clickhouse>
 <shutdown_wait_unfinished>1</shutdown_wait_unfinished>
 {users}
 </clickhouse>"""
-_USERS = """<clickhouse><profiles><default/></profiles><users>
+#: ``start`` writes what ``users`` says by then.
+USERS = """<clickhouse><profiles><default/></profiles><users>
 <default><password/><networks><ip>::/0</ip></networks><profile>default</profile></default>
 <writer><password>right</password><networks><ip>::/0</ip></networks><profile>default</profile></writer>
 </users></clickhouse>"""
@@ -59,6 +60,7 @@ class ClickHouseServer:
     def __init__(self, folder: Path, *, with_users: bool = False) -> None:
         self.folder = folder
         self.port = free_port()
+        self.users = USERS
         self._with_users = with_users
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -66,7 +68,7 @@ class ClickHouseServer:
         """Start and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         users_file, config_file = self.folder.with_suffix(".users.xml"), self.folder.with_suffix(".config.xml")
-        users_file.write_text(_USERS)
+        users_file.write_text(self.users)
         users = f"<users_config>{users_file}</users_config>" if self._with_users else ""
         config_file.write_text(_CONFIG.format(users=users))
         log = self.folder.with_suffix(".log")
@@ -99,6 +101,11 @@ class ClickHouseServer:
     def dsn(self, database: str, user: str = "default", password: str = "") -> str:
         """What ANALYTICS_CLICKHOUSE_DSN takes."""
         return f"http://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def died(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
 
     @property
     def pid(self) -> int:

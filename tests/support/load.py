@@ -12,14 +12,21 @@ from tests.support.service import BATCH, WRITE, Service
 
 
 class Load:
-    """Clients that post batches of events without pause; each event has a name of its own in ``session_id``."""
+    """Clients that post batches of events without pause; each event has a name of its own in ``session_id``.
 
-    def __init__(self, service: Service, clients: int = 4, batch: int = 5) -> None:
+    ``name`` tells the events of one load from those of another; ``pause`` in seconds makes them rest between posts.
+    """
+
+    def __init__(
+        self, service: Service, clients: int = 4, batch: int = 5, name: str = "event", pause: float = 0
+    ) -> None:
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
         self._service = service
+        self._name = name
         self._batch = batch
+        self._pause = pause
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
@@ -43,7 +50,7 @@ class Load:
     def _client(self) -> None:
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
-            names = [f"event-{next(self._numbers)}" for _ in range(self._batch)]
+            names = [f"{self._name}-{next(self._numbers)}" for _ in range(self._batch)]
             body = json.dumps({"events": [{"event_name": "load", "session_id": name} for name in names]})
             outcome = self.refused  # until something of it has left
             try:
@@ -61,15 +68,22 @@ class Load:
                 connection = None
                 self._stop.wait(0.02)
             outcome.update(names)
+            if self._pause:
+                self._stop.wait(self._pause)
         if connection:
             connection.close()
 
     def check(self, stored: Iterable[str]) -> None:
         """Every acknowledged event once, no refused one, each unknown one at most once, nothing else."""
-        counts = Counter(stored)
-        twice = {name for name, count in counts.items() if count > 1}
-        assert not twice, f"{len(twice)} events stored twice: {sorted(twice)[:5]}"
-        lost = self.acknowledged - counts.keys()
-        assert not lost, f"{len(lost)} of {len(self.acknowledged)} acknowledged events lost: {sorted(lost)[:5]}"
-        assert not self.refused & counts.keys(), "refused events stored"
-        assert counts.keys() <= self.acknowledged | self.unknown, "events from nowhere"
+        check_set(self.acknowledged, self.refused, self.unknown, stored)
+
+
+def check_set(acknowledged: set[str], refused: set[str], unknown: set[str], stored: Iterable[str]) -> None:
+    """Every acknowledged event once, no refused one, each unknown one at most once, nothing else."""
+    counts = Counter(stored)
+    twice = {name for name, count in counts.items() if count > 1}
+    assert not twice, f"{len(twice)} events stored twice: {sorted(twice)[:5]}"
+    lost = acknowledged - counts.keys()
+    assert not lost, f"{len(lost)} of {len(acknowledged)} acknowledged events lost: {sorted(lost)[:5]}"
+    assert not refused & counts.keys(), f"refused events stored: {sorted(refused & counts.keys())[:5]}"
+    assert counts.keys() <= acknowledged | unknown, "events from nowhere"

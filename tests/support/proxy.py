@@ -1,0 +1,173 @@
+"""A TCP proxy of ours in front of the real ClickHouse: it refuses, cuts, holds back, or answers in its place.
+
+Each INSERT that comes by meets the next of the ``fates``, and passes when none is left:
+
+    cut-body            half of the request goes on, then both sides are cut
+    cut-answer          ClickHouse has answered, and nobody hears it
+    cut-answer, refuse  the same, and from then on the proxy refuses
+    hold-answer         ClickHouse has answered, and the answer is kept until the client gives up
+    late-body           half of the request goes on; the other half only after a later INSERT has been answered,
+                        though the client has given up by then
+    answer ...          ClickHouse has answered, and the client gets these bytes instead
+    instead ...         the client gets these bytes, and ClickHouse nothing
+"""
+
+import socket
+import threading
+from collections import deque
+
+from tests.support.clickhouse import free_port
+
+_INSERT = b"insert_deduplication_token="
+
+
+class Proxy:
+    """Listens on ``port`` from ``start`` to ``close``; ``refuse`` and ``open`` in between as often as needed."""
+
+    def __init__(self, target: int) -> None:
+        self.port = free_port()
+        self.fates: deque[str] = deque()
+        #: What each INSERT met.
+        self.met: list[str] = []
+        #: How many late bodies have been answered.
+        self.late = 0
+        self._target = target
+        self._listener: socket.socket | None = None
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        self._answered = threading.Event()
+
+    def dsn(self, dsn: str) -> str:
+        """The same DSN by way of this proxy."""
+        return dsn.replace(f":{self._target}/", f":{self.port}/")
+
+    def open(self) -> "Proxy":
+        """Let everyone through."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(64)
+        self._listener = listener
+        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        return self
+
+    def refuse(self) -> None:
+        """From now on connections are refused, and those that there are, cut."""
+        listener, self._listener = self._listener, None
+        if listener:
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
+        self.cut()
+
+    close = refuse
+
+    @property
+    def refuses(self) -> bool:
+        """Whether ``refuse`` is in force."""
+        return self._listener is None
+
+    def cut(self) -> None:
+        """Cut all connections that there are."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            for side in pair:
+                _cut(side)
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
+                server.settimeout(None)
+            except OSError:
+                _cut(client)
+                client.close()
+                continue
+            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+
+    def _serve(self, client: socket.socket, server: socket.socket) -> None:
+        pair = (client, server)
+        with self._lock:
+            self._pairs.add(pair)
+        fate = [""]  # of the INSERT under way; empty for other requests
+        back = threading.Thread(target=self._answers, args=(client, server, fate), daemon=True)
+        back.start()
+        try:
+            while data := client.recv(1 << 16):
+                if _INSERT in data:
+                    fate[0] = self.fates.popleft() if self.fates else "pass"
+                    self.met.append(fate[0])
+                if fate[0] in ("cut-body", "late-body"):
+                    self._spoil(client, server, fate[0], data)
+                elif fate[0].startswith("instead "):
+                    client.sendall(fate[0].removeprefix("instead ").encode())
+                    break
+                else:
+                    server.sendall(data)
+        except OSError:
+            pass
+        if fate[0] != "late-body":
+            _cut(server)
+        back.join()
+        with self._lock:
+            self._pairs.discard(pair)
+        client.close()
+        server.close()
+
+    def _spoil(self, client: socket.socket, server: socket.socket, fate: str, data: bytes) -> None:
+        while not data.endswith(b"0\r\n\r\n"):  # the driver sends a chunked body
+            more = client.recv(1 << 16)
+            if not more:
+                return
+            data += more
+        half = (data.index(b"\r\n\r\n") + len(data)) // 2
+        server.sendall(data[:half])
+        if fate == "cut-body":
+            _cut(client)
+            _cut(server)
+            return
+        self._answered.clear()
+        if self._answered.wait(30):
+            server.sendall(data[half:])
+
+    def _answers(self, client: socket.socket, server: socket.socket, fate: list[str]) -> None:
+        try:
+            while data := server.recv(1 << 16):
+                if fate[0] == "hold-answer":
+                    while client.recv(1 << 16):
+                        pass  # until it gives up
+                    break
+                if fate[0] == "cut-answer, refuse":
+                    self.refuse()
+                    break
+                if fate[0].startswith("answer "):
+                    client.sendall(fate[0].removeprefix("answer ").encode())
+                    break
+                if fate[0] == "late-body":
+                    self.late += 1
+                    break
+                if fate[0] == "cut-answer":
+                    break
+                client.sendall(data)
+                if fate[0] == "pass":
+                    self._answered.set()
+                fate[0] = ""
+        except OSError:
+            pass
+        _cut(client)
+        _cut(server)
+
+
+def _cut(side: socket.socket) -> None:
+    """End a connection, which also wakes whoever waits on it.
+
+    Without a reset: ClickHouse 26.7.3 aborts, now and then, when one comes in the middle of an INSERT's body.
+    """
+    try:
+        side.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

@@ -1,0 +1,18 @@
+"""Faults of single system calls, made by strace."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+def injection(calls: str, when: int | str, effect: str, log: Path = Path("/dev/null")) -> tuple[str, ...]:
+    """The command to run the service under, so that the calls of those numbers have the effect.
+
+    Each thread counts its own calls. ``log`` gets a line for each call, with the path of the file.
+    """
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.fail("no strace for the crash tests: install it, on Debian with `apt-get install strace`")
+    only = ("-e", f"trace={calls}", "-e", f"inject={calls}:{effect}:when={when}")
+    return (strace, "-f", "--quiet=all", "-y", "-o", str(log), *only)
