@@ -71,6 +71,7 @@ class Flusher:
         self._thread = ThreadPoolExecutor(1, "flusher")
         self._queue: deque[_Batch] = deque()
         self._in_memory = 0
+        self._confirmed: set[str] = set()  # tokens of segments that are stored and not yet deleted
         self._submitted = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -138,15 +139,22 @@ class Flusher:
                 await self._submitted.wait()
             batch = self._queue[0]
             try:
-                await self._flush(batch)
+                if batch.segment.token not in self._confirmed:
+                    await self._flush(batch)
+                await self._on_thread(self._spool.drop, batch.segment)
             except Exception:  # a bug or a disk error: the batch stays on disk and must not stop the others
                 _log.exception("batch %s could not be flushed, and is tried again later", batch.segment.token)
                 self._queue.rotate(-1)
-                await asyncio.sleep(BACKOFF_MAX)
+                await asyncio.sleep(self._pause_after_failure())
                 continue
+            self._confirmed.discard(batch.segment.token)
             self._queue.popleft()
             self._in_memory -= batch.rows is not None
-            self.pending_rows -= batch.segment.rows
+
+    def _pause_after_failure(self) -> float:
+        """Short while there are batches that have not been tried: what fails one disk operation may spare others."""
+        untried = len(self._queue) > len(self._confirmed) and self._queue[0].segment.token not in self._confirmed
+        return BACKOFF_FIRST if untried else BACKOFF_MAX
 
     async def _flush(self, batch: _Batch) -> None:
         segment, started = batch.segment, time.monotonic()
@@ -157,7 +165,8 @@ class Flusher:
         quarantined = await self._insert(segment.token, header, rows, splits)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
-        await self._on_thread(self._spool.drop, segment)
+        self._confirmed.add(segment.token)
+        self.pending_rows -= segment.rows
         seconds = time.monotonic() - started
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
         _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)

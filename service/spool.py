@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
-from service.frames import FILE_MAGIC, encode_frame, frames
+from service.frames import FILE_MAGIC, FRAME_HEADER, encode_frame, frames
 from service.splits import Splits
 
 #: A token, as a regular expression.
@@ -183,6 +183,8 @@ class Spool:
         fd, self._fd = self._fd, -1
         try:
             if os.fstat(fd).st_size != self.open_size:  # an append failed half way
+                # First made unreadable, then cut: on a disk that dies perhaps only one of the two is done.
+                os.pwrite(fd, bytes(FRAME_HEADER.size), self.open_size)
                 os.ftruncate(fd, self.open_size)
                 os.fsync(fd)
         except OSError as error:

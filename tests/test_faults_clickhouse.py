@@ -51,6 +51,7 @@ def test_a_user_that_may_not_insert_any_more_keeps_events_until_it_may_again(
 
 
 PROFILES = {
+    "deduplicate_insert off": "<deduplicate_insert>disable</deduplicate_insert>",
     "insert_deduplicate off": "<insert_deduplicate>0</insert_deduplicate>",
     "async_insert on": "<async_insert>1</async_insert><wait_for_async_insert>0</wait_for_async_insert>",
     "small blocks": "<max_insert_block_size>7</max_insert_block_size><max_block_size>7</max_block_size>"

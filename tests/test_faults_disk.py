@@ -1,6 +1,7 @@
 """Disks that are full, broken or slow, for real: 503 and no promise, nothing acknowledged lost, no restart needed."""
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.support.checks import assert_refused, check, drained, sessions, wait_
 from tests.support.disk import Disk
 from tests.support.load import Load
 from tests.support.proxy import Proxy
-from tests.support.service import HEALTH, Service
+from tests.support.service import HEALTH, Service, patched
 from tests.support.strace import injection
 
 Make = Callable[..., Service]
@@ -149,11 +150,8 @@ def test_a_disk_that_turns_read_only_refuses_and_what_was_kept_arrives_once(
     assert_refused(service.post(EVENT))
     wait_for_health(service, "failing")
     proxy.open()
-    # Nothing can be deleted, so the batches are inserted again and again, each under its token.
+    # Nothing can be deleted: what is stored stays on disk, and the next start inserts it again, under its token.
     wait_until(lambda: len(set(sessions(server_dsn))) >= len(load.acknowledged), 60)
-    load.check(sessions(server_dsn))
-    again = len(proxy.met)
-    wait_until(lambda: len(proxy.met) > again + 1, 30)
     load.check(sessions(server_dsn))
     assert service.process.poll() is None
     service.kill()
@@ -196,3 +194,38 @@ def test_a_sync_that_hangs_for_seconds_delays_posts_and_nothing_else(make_servic
         load.wait_for_more(200)
     assert not load.refused | load.unknown
     check(service, load, server_dsn)
+
+
+def test_a_batch_that_is_stored_and_can_not_be_deleted_is_neither_inserted_nor_counted_again(
+    make_disk: MakeDisk, make_service: Make, server_dsn: str, proxy: Proxy
+) -> None:
+    service = make_service(proxy.dsn(server_dsn), ANALYTICS_FLUSH_INTERVAL=600, ANALYTICS_BATCH_SIZE=10)
+    disk = make_disk(service.data)
+    service.start(prefix=patched("service.flusher.BACKOFF_MAX = 0.1"))
+    proxy.refuse()
+    for _ in range(2):
+        assert service.post_batch([EVENT] * 10).status == 200
+    disk.turn_read_only()
+    proxy.open()
+    service.wait_for_total(20)
+    wait_until(lambda: service.log().count("could not be flushed") >= 6)
+    status = service.stats()["buffer_status"]
+    assert (status["events_flushed_total"], status["events_pending"]) == (20, 0)
+
+
+def test_events_that_were_refused_stay_refused_though_their_file_could_not_be_cut(
+    make_service: Make, server_dsn: str, proxy: Proxy
+) -> None:
+    service = make_service(proxy.dsn(server_dsn), ANALYTICS_FLUSH_INTERVAL=600).start()
+    proxy.refuse()
+    assert service.post({"event_name": "e", "session_id": "kept"}).status == 200
+    command = injection("fdatasync,ftruncate", "1+", "error=EIO")
+    with subprocess.Popen([*command, "-p", str(service.process.pid)]):  # it ends with the service
+        tasks = Path(f"/proc/{service.process.pid}/task")
+        wait_until(lambda: all("TracerPid:\t0" not in (one / "status").read_text() for one in tasks.iterdir()))
+        assert service.post({"event_name": "e", "session_id": "refused"}).status == 503
+        service.kill()
+    proxy.open()
+    service.start()
+    drained(service)
+    assert sessions(server_dsn) == ["kept"]

@@ -6,7 +6,8 @@ however often it is tried:
 - one token, the segment's;
 - one block (``req_block_size``): the driver would split a batch by a sampled row size, and ClickHouse
   compares a token block by block;
-- ``async_insert=0``: it is on by default in current servers, and acknowledges what is not yet stored.
+- ``async_insert=0``: it is on by default in current servers, and acknowledges what is not yet stored;
+- deduplication switched on, since a user's profile may switch it off.
 """
 
 import asyncio
@@ -26,7 +27,13 @@ CONNECT_TIMEOUT = 3.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
 KEEPALIVE_TIMEOUT = 2.5
 ONE_BLOCK = 1 << 30
-INSERT_SETTINGS = {"async_insert": 0, "deduplicate_blocks_in_dependent_materialized_views": 1}
+INSERT_SETTINGS: dict[str, Any] = {
+    "async_insert": 0,
+    "insert_deduplicate": 1,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+}
+#: Overrules insert_deduplicate where it exists; older servers refuse a setting that they don't know.
+DEDUPLICATE_INSERT = ("deduplicate_insert", "enable")
 
 
 class Engine(Protocol):
@@ -60,7 +67,7 @@ class Server:
         await self._client.query("SELECT 1")  # fails if the database is missing
 
     async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
-        context = await self._client.create_insert_context(**_context(header, token))
+        context = await self._client.create_insert_context(**_context(self._client, header, token))
         context.req_block_size = ONE_BLOCK
         _check_written(await self._client.insert(data=columns, context=context), columns)
 
@@ -108,7 +115,7 @@ class Embedded:
 
     def _insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
         client = self._clients["insert"]
-        context = client.create_insert_context(**_context(header, token))
+        context = client.create_insert_context(**_context(client, header, token))
         context.req_block_size = ONE_BLOCK
         _check_written(client.insert(data=columns, context=context), columns)
 
@@ -129,14 +136,16 @@ class Embedded:
         return await asyncio.get_running_loop().run_in_executor(self._threads[name], partial(function, *arguments))
 
 
-def _context(header: Header, token: str) -> dict[str, Any]:
+def _context(client: Any, header: Header, token: str) -> dict[str, Any]:
+    name, value = DEDUPLICATE_INSERT
+    known = {name: value} if name in client.server_settings else {}
     # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
     return {
         "table": TABLE,
         "column_names": header.names,
         "column_type_names": header.types,
         "column_oriented": True,
-        "settings": {**INSERT_SETTINGS, "insert_deduplication_token": token},
+        "settings": {**INSERT_SETTINGS, **known, "insert_deduplication_token": token},
     }
 
 
