@@ -19,10 +19,15 @@ EVENTS_PER_SESSION = 20
 SPAN = 600
 START = datetime(2026, 9, 21, 9, 0, tzinfo=UTC)
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 _CATEGORIES = ("page_view", "user_action", "trading", "auth", "error", "performance", "feature", "system")
 _CATEGORY_WEIGHTS = (40, 25, 10, 5, 4, 8, 6, 2)
-_OBJECTS = "order cart search filter chart alert price report video form profile watchlist banner menu tab".split()
-_VERBS = "viewed opened clicked placed changed closed submitted failed loaded shared dismissed hovered".split()
+_OBJECTS = _words("order cart search filter chart alert price report video form profile watchlist banner menu tab")
+_VERBS = _words("viewed opened clicked placed changed closed submitted failed loaded shared dismissed hovered")
 _NAMES = [f"{thing}_{verb}" for verb in _VERBS for thing in _OBJECTS]
 _NAME_WEIGHTS = [1 / (rank + 1) ** 1.1 for rank in range(len(_NAMES))]
 _SYSTEMS = (
@@ -40,8 +45,8 @@ _AGENTS = [
 _AGENT_WEIGHTS = [1 / (rank + 1) for rank in range(len(_AGENTS))]
 _REFERRERS = ["", "https://www.google.com/", "https://www.bing.com/", "https://news.example/", "https://t.example/x"]
 _PRIORITIES, _PRIORITY_WEIGHTS = ("low", "medium", "high", "critical"), (20, 65, 12, 3)
-_KEYS = "symbol side quantity price currency position variant elapsed_ms width height source step plan label".split()
-_WORDS = "alpha blue checkout daily euro first growth home index large monthly north premium São 東京 trial".split()
+_KEYS = _words("symbol side quantity price currency position variant elapsed_ms width height source step plan label")
+_WORDS = _words("alpha blue checkout daily euro first growth home index large monthly north premium São 東京 trial")
 
 
 def make_events(count: int, seed: int) -> list[Event]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.targets import KINDS, Kind, Target, all_targets, markdown, stay_on_load_core, wrk, write_scripts
+from tests.bench.targets import KINDS, Kind, Target, all_targets, markdown, stay_on_load_core, write_scripts, wrk
 from tests.support import wait_until
 
 TARGETS = ("peer", "bare", "server", "embedded")
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each load, whole")
+    parser.add_argument("--warm-up", type=float, default=1, help="seconds of a load that is not timed; 0 for none")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--bodies", type=int, default=2000, help="different bodies of single events")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -60,9 +61,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     checks = {}
     with all_targets(folder, args.targets) as targets:
         for kind in KINDS:
-            for number in range(args.rounds + 1):  # the first warms up; its events count, its times don't
+            for number in range(
+                0 if args.warm_up else 1, args.rounds + 1
+            ):  # of round 0 the events count, not the times
                 for target in targets.values():
-                    seconds = args.seconds if number else 1
+                    seconds = args.seconds if number else args.warm_up
                     found = load(target, kind, scripts[kind.name], seconds, args.connections)
                     found["warm_up"] = not number
                     rounds[target.name][kind.name].append(found)
