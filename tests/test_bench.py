@@ -41,7 +41,7 @@ def test_corpus_is_the_same_for_a_seed_valid_and_varied() -> None:
 @needs_wrk
 def test_bench_loads_every_server_and_counts_what_is_stored(tmp_path: Path) -> None:
     result = run(
-        "run", tmp_path / "bench.json", *"--rounds=1 --seconds=1 --warm-up=0 --connections=4 --bodies=100".split()
+        "run", tmp_path / "bench.json", *["--rounds=1", "--seconds=1", "--warm-up=0", "--connections=4", "--bodies=100"]
     )
     assert set(result["results"]) == {"peer", "bare", "server", "embedded"}
     for kinds in result["results"].values():

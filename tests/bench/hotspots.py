@@ -115,7 +115,11 @@ def _name(frame: str, *, lines: bool) -> str:
 def table(profile: Profile) -> str:
     """The profile for people."""
     whole = sum(profile.threads.values())
-    shown = [name for name, share in profile.total.items() if share >= SHOWN_FROM * whole]
+    least = SHOWN_FROM * whole
+    ours = {
+        name for name, share in profile.total.items() if name.startswith(("service/", "schemas/")) and share >= least
+    }
+    shown = list(ours | {name for name, share in profile.self_.items() if share >= least})
     shown.sort(key=lambda name: -profile.self_[name])
     rows = [[f"`{name}`", f"{profile.self_[name]:,.1f}", f"{profile.total[name]:,.1f}"] for name in shown]
     threads = ", ".join(f"{name} {share:,.1f} µs" for name, share in profile.threads.most_common() if share > 0.05)

@@ -125,23 +125,33 @@ def summarise(rounds: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, A
                     bases = [one["rate"] for one in rounds[base][kind] if not one["warm_up"]]
                     ratios = [one["rate"] / other for one, other in zip(timed, bases, strict=True)]
                     summary[f"to_{base}"] = {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
+                    cpu = [one["cpu_us"] for one in rounds[base][kind] if not one["warm_up"]]
+                    ratios = [other / one["cpu_us"] for one, other in zip(timed, cpu, strict=True)]
+                    summary[f"by_cpu_to_{base}"] = {"median": median(ratios), "min": min(ratios), "max": max(ratios)}
             results.setdefault(name, {})[kind] = summary
     return results
 
 
+def ratio(one: dict[str, Any], name: str, *, spread: bool = False) -> str:
+    """A ratio for people."""
+    if name not in one:
+        return "–"
+    found = one[name]
+    return f"{found['median']:.2f}" + (f" ({found['min']:.2f}..{found['max']:.2f})" if spread else "")
+
+
 def table(result: dict[str, Any]) -> str:
     """The results for people."""
-    head = ["load", "server", "requests/s", "÷ peer (min..max)", "÷ bare", "p50, ms", "p99, ms", "CPU µs/request"]
-    head += ["RSS, MB"]
+    head = ["load", "server", "requests/s", "÷ peer (min..max)", "÷ bare", "CPU µs/request", "÷ peer by CPU (min..max)"]
+    head += ["÷ bare by CPU", "p50, ms", "p99, ms", "RSS, MB"]
     rows = []
     for kind in KINDS:
         for name, kinds in result["results"].items():
             one = kinds[kind.name]
-            to_peer, to_bare = one.get("to_peer"), one.get("to_bare")
-            ratio = f"{to_peer['median']:.2f} ({to_peer['min']:.2f}..{to_peer['max']:.2f})" if to_peer else "–"
-            rows.append([kind.name, LABELS[name], f"{one['rate']:,.0f}", ratio])
-            rows[-1] += [f"{to_bare['median']:.2f}" if to_bare else "–", f"{one['p50_ms']:.1f}"]
-            rows[-1] += [f"{one['p99_ms']:.1f}", f"{one['cpu_us']:,.0f}", f"{one['rss'] / 1e6:.0f}"]
+            rows.append([kind.name, LABELS[name], f"{one['rate']:,.0f}", ratio(one, "to_peer", spread=True)])
+            rows[-1] += [ratio(one, "to_bare"), f"{one['cpu_us']:,.0f}", ratio(one, "by_cpu_to_peer", spread=True)]
+            rows[-1] += [ratio(one, "by_cpu_to_bare"), f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"]
+            rows[-1] += [f"{one['rss'] / 1e6:.0f}"]
     return markdown(head, rows)
 
 
