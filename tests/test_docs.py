@@ -176,8 +176,9 @@ def test_every_test_that_a_page_names_exists() -> None:
 # -- commands and queries -----------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="the commands need curl")
 def test_curl_commands_answer_200(service: Service) -> None:
+    if not shutil.which("curl"):
+        pytest.fail("no curl for the commands of the pages: install it, on Debian with `apt-get install curl`")
     commands = [text for page in PAGES for text in blocks(page, "sh") if text.startswith("curl")]
     assert sum(text.startswith("curl") for text in blocks(ROOT / "README.md", "sh")) == 4
     only_status = (

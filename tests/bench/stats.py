@@ -1,0 +1,170 @@
+"""Statistics at size, and bytes on disk: ``make bench-stats ROWS=1000000,10000000``.
+
+The rows are made inside ClickHouse, of 90 days, in the table that the service's migrations made. Then
+``/stats`` is asked by one client again and again. What one event takes on disk is measured with events as they
+come, made into rows by the service's own code, inserted in its batches, and merged.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+from schemas.parse import parse_batch
+from schemas.rows import CURRENT, make_rows, to_columns
+from service.dsn import parse_dsn
+from service.store import Store
+from tests.bench.corpus import batch_bodies
+from tests.bench.targets import SEED, clickhouse, markdown, percentiles, service, stay_on_load_core
+from tests.support.clickhouse import query
+from tests.support.service import READ, STATS
+
+OUTPUT = Path("build/bench-stats.json")
+ROWS_PER_INSERT = 500_000
+ROWS_PER_BATCH = 10_000
+#: Rows spread over the last 90 days; names with a long tail, each in one category; ids in the order of time.
+_FILL = """
+INSERT INTO events WITH
+    toUInt32(180 * pow((cityHash64(number) % 1000000) / 1000000, 3)) AS name
+SELECT
+    generateUUIDv7(),
+    concat('name_', toString(name)) AS event_name,
+    arrayElement(['page_view', 'user_action', 'trading', 'auth', 'error'], name % 5 + 1) AS category,
+    arrayElement(['low', 'medium', 'high'], cityHash64(number, 2) % 3 + 1) AS priority,
+    concat('{{"price":', toString(cityHash64(number, 3) % 100000), ',"n":', toString(number), '}}') AS properties,
+    now64(6) - toIntervalMicrosecond(intDiv(({stop} - number) * 7776000000000, {stop})) AS timestamp,
+    toDateTime64(timestamp, 3, 'UTC') AS received_at,
+    hex(cityHash64(intDiv(number, 20))) AS session_id,
+    concat('https://app.example.com/markets/', toString(cityHash64(number, 4) % 500)) AS page_url,
+    '' AS referrer,
+    concat('Mozilla/5.0 (X11; Linux x86_64) Chrome/', toString(cityHash64(number, 5) % 40)) AS user_agent,
+    'web' AS client_id, 'bench' AS source, 'server' AS id_origin
+FROM numbers({start}, {count})
+SETTINGS max_partitions_per_insert_block = 0
+"""
+
+
+async def fill(dsn: str, folder: Path, rows: int) -> None:
+    """Add rows to the table until it has so many."""
+    store = Store(parse_dsn(dsn, folder), migrating=True)
+    await store.prepare()
+    start = int((await store.query("SELECT count() FROM events"))[0][0])
+    while start < rows:
+        count = min(ROWS_PER_INSERT, rows - start)
+        await store.command(_FILL.format(start=start, count=count, stop=rows))
+        start += count
+    await store.close()
+
+
+def ask(port: int, seconds: float) -> list[float]:
+    """How long each of many requests for the statistics takes, one after the other on one connection."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 20:
+        started = time.perf_counter()
+        connection.request("GET", STATS, headers={"Authorization": f"Bearer {READ}"})
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+        times.append(time.perf_counter() - started)
+    connection.close()
+    return times[len(times) // 10 :]  # the first ones warm up
+
+
+def measure(folder: Path, sizes: list[int], seconds: float, dsn: str, name: str) -> list[dict[str, Any]]:
+    """The times of ``/stats`` at each size."""
+    found = []
+    for size in sizes:
+        # a process of its own: an embedded ClickHouse has one folder for as long as the process lives
+        arguments = ["--fill", str(size), "--dsn", dsn, "--folder", str(folder / name / "data" / "clickhouse")]
+        subprocess.run([sys.executable, "-m", "tests.bench.stats", *arguments], check=True)
+        with service(folder, name, dsn) as target:
+            assert target.service
+            total = target.service.stats()["total_events"]
+            assert total == size, f"{total} of {size} rows"
+            p50, p99 = percentiles(ask(target.port, seconds))
+        found.append({"store": name, "rows": size, "p50": p50, "p99": p99})
+    return found
+
+
+async def bytes_per_event(dsn: str, folder: Path, events: int) -> dict[str, float]:
+    """What an event takes on disk once merged: of the table, and as JSON from the client."""
+    store = Store(parse_dsn(dsn, folder), migrating=True)
+    await store.prepare()
+    rows, sent = [], 0
+    for number, body in enumerate(batch_bodies(events // 100, SEED)):
+        sent += len(body)
+        rows += make_rows(parse_batch(body), source="bench", received_at=1_790_000_000_000_000 + number * 5000)
+        if len(rows) >= ROWS_PER_BATCH:
+            await store.insert(CURRENT, to_columns(rows, CURRENT.types), f"bench-{number}")
+            rows = []
+    if rows:
+        await store.insert(CURRENT, to_columns(rows, CURRENT.types), "bench-last")
+    await store.command("OPTIMIZE TABLE events FINAL")
+    of_table = "database = currentDatabase() AND table = 'events' AND active"
+    [(disk, count)] = await store.query(f"SELECT sum(bytes_on_disk), sum(rows) FROM system.parts WHERE {of_table}")
+    columns = await store.query(
+        f"SELECT column, sum(column_data_compressed_bytes) AS size FROM system.parts_columns WHERE {of_table}"
+        " GROUP BY column ORDER BY size DESC"
+    )
+    await store.close()
+    by_column = {f"column {name}": size / count for name, size in columns}
+    return {
+        "sent as JSON": sent / count,
+        "on disk": disk / count,
+    } | by_column
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", default="1000000,10000000", help="sizes of the table, separated by commas, growing")
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--stores", nargs="+", choices=("server", "embedded"), default=["server", "embedded"])
+    parser.add_argument("--events", type=int, default=200_000, help="events of which the bytes on disk are counted")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--fill", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--dsn", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.fill:
+        asyncio.run(fill(args.dsn, args.folder, args.fill))
+        return
+
+    stay_on_load_core()
+    sizes = sorted(int(one) for one in args.rows.split(","))
+    latencies: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, clickhouse(Path(name)) as server:
+        folder = Path(name)
+        for store in args.stores:
+            latencies += measure(
+                folder, sizes, args.seconds, server.dsn("stats") if store == "server" else "chdb://", store
+            )
+        disk = asyncio.run(bytes_per_event(server.dsn("disk"), folder, args.events))
+        query(server.dsn("default"), "DROP DATABASE disk")
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({"stats": latencies, "bytes_per_event": disk}, indent=1) + "\n")
+    print(markdown(["store", "rows", "p50, ms", "p99, ms", "p99 ÷ that of the smallest"], _rows(latencies)))
+    print()
+    print(markdown(["an event", "bytes"], [[text, f"{size:,.1f}"] for text, size in disk.items()]))
+
+
+def _rows(latencies: list[dict[str, Any]]) -> list[list[str]]:
+    smallest: dict[str, float] = {}
+    rows = []
+    for one in latencies:
+        ratio = one["p99"] / smallest.setdefault(one["store"], one["p99"])
+        times = [f"{one['p50'] * 1e3:.1f}", f"{one['p99'] * 1e3:.1f}"]
+        rows.append([one["store"], f"{one['rows']:,}", *times, f"{ratio:.2f}"])
+    return rows
+
+
+if __name__ == "__main__":
+    main()
