@@ -74,7 +74,7 @@ async def test_the_projection_answers_and_the_table_is_not_read(store: Store) ->
     """A million rows over a month: nearly none of them are read."""
     await store.command(
         "INSERT INTO events (event_id, event_name, category, timestamp, received_at, session_id)"
-        " SELECT generateUUIDv7(), concat('n', toString(number % 10)), ['trading', 'auth'][1 + number % 2],"
+        " SELECT generateUUIDv7(), concat('n', toString(number % 5000)), ['trading', 'auth'][1 + number % 2],"
         " fromUnixTimestamp64Micro({now_us:Int64} - toInt64(number) * 2592000, 'UTC'),"
         " fromUnixTimestamp64Milli(intDiv({now_us:Int64}, 1000), 'UTC'), toString(number % 1000)"
         " FROM numbers(1000000)",

@@ -17,8 +17,8 @@ CREATE TABLE IF NOT EXISTS events (
     id_origin LowCardinality(String) COMMENT 'Who made event_id: client or server' CODEC(ZSTD(1)),
     INDEX by_time timestamp TYPE minmax GRANULARITY 1,
     PROJECTION by_hour (
-        SELECT intDiv(toUnixTimestamp64Micro(timestamp), 3600000000) AS hour, category, event_name, count()
-        GROUP BY hour, category, event_name
+        SELECT intDiv(toUnixTimestamp64Micro(timestamp), 3600000000) AS hour, category, count()
+        GROUP BY hour, category
     )
 ) ENGINE = MergeTree
 PARTITION BY toYYYYMM(received_at)
