@@ -89,6 +89,7 @@ def test_an_id_that_clickhouse_confirmed_before_its_power_cut_is_recognised_afte
     assert service.post(event).status == 200
     wait_until(lambda: flushed(service) == 1)
     power_cut(server, disk)
+    assert query(dsn, "SELECT count() FROM events") == [[1]]
     assert service.post(event).status == 200
     drained(service)
     assert query(dsn, "SELECT count() FROM events") == [[1]]
