@@ -108,6 +108,11 @@ class ClickHouseServer:
         return self._process is not None and self._process.poll() is not None
 
     @property
+    def started(self) -> bool:
+        """Whether there is a process, if only a paused or a dead one."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process."""
         assert self._process

@@ -4,6 +4,7 @@ import http.client
 import itertools
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 
@@ -14,19 +15,23 @@ from tests.support.service import BATCH, WRITE, Service
 class Load:
     """Clients that post batches of events without pause; each event has a name of its own in ``session_id``.
 
-    ``name`` tells the events of one load from those of another; ``pause`` in seconds makes them rest between posts.
+    ``name`` tells the events of one load from those of another; ``pause`` in seconds makes them rest between posts;
+    ``text`` is so many characters more in each event.
     """
 
     def __init__(
-        self, service: Service, clients: int = 4, batch: int = 5, name: str = "event", pause: float = 0
+        self, service: Service, clients: int = 4, batch: int = 5, name: str = "event", pause: float = 0, text: int = 0
     ) -> None:
+        #: Of each answer: its status, its Retry-After, and the seconds that it took.
+        self.answers: list[tuple[int, str | None, float]] = []
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
         self.unknown: set[str] = set()
         self._service = service
-        self._name = name
+        self.name = name
         self._batch = batch
         self._pause = pause
+        self._more = {"properties": {"text": "x" * text}} if text else {}
         self._numbers = itertools.count()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
@@ -50,17 +55,19 @@ class Load:
     def _client(self) -> None:
         connection: http.client.HTTPConnection | None = None
         while not self._stop.is_set():
-            names = [f"{self._name}-{next(self._numbers)}" for _ in range(self._batch)]
-            body = json.dumps({"events": [{"event_name": "load", "session_id": name} for name in names]})
+            names = [f"{self.name}-{next(self._numbers)}" for _ in range(self._batch)]
+            events = [{"event_name": "load", "session_id": name, **self._more} for name in names]
+            body = json.dumps({"events": events})
             outcome = self.refused  # until something of it has left
             try:
                 if connection is None:
                     connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=15)
                     connection.connect()
-                outcome = self.unknown
+                outcome, began = self.unknown, time.monotonic()
                 connection.request("POST", BATCH, body, {"Authorization": f"Bearer {WRITE}"})
                 answer = connection.getresponse()
                 answer.read()
+                self.answers.append((answer.status, answer.headers["Retry-After"], time.monotonic() - began))
                 outcome = self.acknowledged if answer.status == 200 else self.refused
             except (OSError, http.client.HTTPException):  # refused or cut off
                 if connection:
