@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
 from service.errors import Misconfigured, Rejected, Retryable
 from service.quarantine import Quarantine
-from service.repeats import KnownIds, Repeats
+from service.repeats import Lookups, Repeats, is_stored
 from service.spool import Segment, Spool
 from service.status import Status
 from service.totals import Totals
@@ -38,7 +38,7 @@ RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 Rows = list[tuple[Any, ...]]
 
 
-class Inserter(KnownIds, Protocol):
+class Inserter(Lookups, Protocol):
     """What the flusher needs of the store."""
 
     async def insert(self, header: Header, columns: list[Any], token: str) -> None:
@@ -162,7 +162,8 @@ class Flusher:
         if rows is None:
             header, rows = await self._on_thread(self._load, segment)
         splits = await self._on_thread(self._spool.splits.of, segment.token)
-        quarantined = await self._insert(segment.token, header, rows, splits)
+        replayed = batch.rows is None  # perhaps an earlier process has tried it
+        quarantined = await self._insert(segment.token, header, rows, splits, tried=replayed)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
         self._confirmed.add(segment.token)
@@ -180,7 +181,9 @@ class Flusher:
         header = parse_header(contents.header) if contents.header else CURRENT
         return header, [row for payload in contents.payloads for row in decode_rows(payload)]
 
-    async def _insert(self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]]) -> int:
+    async def _insert(
+        self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]], *, tried: bool
+    ) -> int:
         """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
         quarantined = 0
         ranges = [(0, len(rows))] if rows else []
@@ -190,9 +193,9 @@ class Flusher:
                 quarantined += 1
                 continue
             if part not in splits:
-                whole = stop - start == len(rows)
+                name = token if stop - start == len(rows) else f"{token}-{start}-{stop}"
                 try:
-                    await self._insert_part(token if whole else f"{token}-{start}-{stop}", header, rows[start:stop])
+                    await self._insert_part(name, header, rows[start:stop], tried=tried)
                     continue
                 except Rejected as error:
                     if stop - start == 1:
@@ -205,17 +208,21 @@ class Flusher:
             ranges += [(middle, stop), (start, middle)]
         return quarantined
 
-    async def _insert_part(self, token: str, header: Header, rows: Rows) -> None:
+    async def _insert_part(self, token: str, header: Header, rows: Rows, *, tried: bool) -> None:
+        """Insert these rows as one block. ``tried``: an earlier try may have stored them, and nobody heard of it."""
         tries = 0
         while True:
             try:
-                if fresh := await self._repeats.without(header, rows):
+                fresh = await self._repeats.without(header, rows)
+                if fresh and not (tried and await is_stored(self._store, header, fresh)):
                     columns = await self._on_thread(to_columns, fresh, header.types)
                     await self._store.insert(header, columns, token)
             except Retryable as error:
                 self.retrying = True
                 self._status.fails(str(error))
-                longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
+                answered = isinstance(error, Misconfigured)
+                tried = tried or not answered  # a view behind the table may have failed: it is filled by another try
+                longest = BACKOFF_MAX_MISCONFIGURED if answered else BACKOFF_MAX
             except Rejected:
                 self._answered()
                 raise

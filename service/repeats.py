@@ -6,6 +6,7 @@ stored, its own rows are found too, and the token keeps the rest of the batch fr
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from schemas.rows import BY_CLIENT, Header
@@ -13,17 +14,20 @@ from schemas.rows import BY_CLIENT, Header
 Row = tuple[Any, ...]
 
 
-class KnownIds(Protocol):
-    """What looking for repeats needs of the store."""
+class Lookups(Protocol):
+    """What is asked of the store here."""
 
     async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
         """Which of these ids are in the table, of events accepted at ``since`` (ms since 1970) or later."""
+
+    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
+        """Whether the table has this event."""
 
 
 class Repeats:
     """Finds the repeats in a batch. ``window`` is in seconds, by the times of arrival."""
 
-    def __init__(self, store: KnownIds, window: float) -> None:
+    def __init__(self, store: Lookups, window: float) -> None:
         self._store = store
         self._window = int(window * 1000)
 
@@ -44,3 +48,30 @@ class Repeats:
         for one in known:
             first[ids[one]] = False
         return [row for row, keep in zip(rows, first, strict=True) if keep]
+
+
+async def is_stored(store: Lookups, header: Header, rows: Sequence[Row]) -> bool:
+    """Whether an earlier try of these rows, whose outcome nobody heard, has stored them.
+
+    ClickHouse remembers tokens in a file that it does not sync: after a power cut it may have the rows and
+    not the token. A batch is stored whole in each month of arrival, so one row of each month tells.
+
+    Rows with ids made by clients are not asked for: the view behind the table may lack them, and then only
+    another insert fills it. (If it does not lack them, ``Repeats`` has left them out.)
+    """
+    needed = ("event_id", "timestamp", "session_id", "received_at", "id_origin")
+    if not set(needed) <= set(header.names):
+        return False
+    event_id, timestamp, session_id, received_at, id_origin = map(header.names.index, needed)
+    if any(row[id_origin] == BY_CLIENT for row in rows):
+        return False
+    months = {_month(row[received_at]): row for row in rows}
+    for row in months.values():
+        if not await store.holds(row[event_id], row[timestamp], row[session_id]):
+            return False
+    return True
+
+
+def _month(milliseconds: int) -> tuple[int, int]:
+    time = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return time.year, time.month

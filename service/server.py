@@ -59,7 +59,8 @@ async def run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.To
                 f"can't listen on {settings.host} port {settings.port} ({error.strerror or error}):"
                 f" stop what holds it, or set {variable('port')} or {variable('host')}"
             ) from None
-        _spare_collections()
+        gc.collect()
+        gc.freeze()  # what is there now is there for good: collections need not look at it
         _say_ready(settings, data, target.shown, _url(settings.host, port), made)
         await stop.wait()
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
@@ -71,13 +72,6 @@ async def run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.To
     finally:
         await runner.cleanup()
     return 0
-
-
-def _spare_collections() -> None:
-    """Collect garbage seldom, and never look at what is there for good: rows and answers make no cycles."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
 
 
 def store_refused(error: StoreError) -> StartError:

@@ -32,6 +32,9 @@ class ScriptedStore:
     async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
         return set()
 
+    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
+        return False
+
     async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
         names = list(columns[header.names.index("event_name")])
         self.calls.append((token, names))

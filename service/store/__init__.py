@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any
+from uuid import UUID
 
 from schemas.rows import Header
 from service.dsn import Target
@@ -18,6 +19,7 @@ from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
 KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
+HOLDS_SQL = files("schemas").joinpath("sql", "holds.sql").read_text("utf-8")
 #: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
 IDS_IN_ONE_QUERY = 2000
 
@@ -64,6 +66,12 @@ class Store:
             some = list(ids[start : start + IDS_IN_ONE_QUERY])
             known.update(one for (one,) in await self.query(KNOWN_IDS_SQL, {"ids": some, "since": since}))
         return known
+
+    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
+        """Whether the table has this event. ``timestamp`` is in µs since 1970."""
+        parameters = {"event_id": UUID(bytes=event_id), "timestamp": timestamp, "session_id": session_id}
+        [(found,)] = await self.query(HOLDS_SQL, parameters)
+        return bool(found)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
