@@ -187,7 +187,7 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
     server = ClickHouseServer(folder / "clickhouse").start()
     proxy = Proxy(server.port).open()
     dsn = server.dsn("analytics")
-    settings = {"FLUSH_INTERVAL": chance.choice([0.02, 0.1, 0.5]), "BATCH_SIZE": chance.choice([50, 500, 10_000])}
+    settings = {"FLUSH_INTERVAL": chance.choice([0.02, 0.1, 0.5]), "BATCH_SIZE": chance.choice([250, 1000, 10_000])}
     service = Service(folder / "service", ANALYTICS_CLICKHOUSE_DSN=proxy.dsn(dsn), ANALYTICS_SHUTDOWN_TIMEOUT=3)
     service.environment |= {f"ANALYTICS_{name}": str(value) for name, value in settings.items()}
     stop, numbers = threading.Event(), itertools.count()
@@ -208,7 +208,7 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
         proxy.fates.clear()
         if server.died:
             server.start()
-        drained(service, 120)
+        drained(service, 180)
         stored = sessions(dsn)
         acknowledged, refused, unknown = (set().union(*(one.outcomes[kind] for one in clients)) for kind in OUTCOMES)
         check_set(acknowledged, refused, unknown, stored)

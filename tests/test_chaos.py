@@ -9,7 +9,7 @@ import pytest
 from tests import chaos
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_random_faults_under_random_load_lose_nothing_and_double_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
