@@ -31,7 +31,7 @@ from service.writer import BatchWriter, Limits
 
 PREFIX = "/api/v1/analytics"
 #: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
-BATCH_MAX_BYTES = 32 * 2**20
+BATCH_MAX_BYTES = 16 * 2**20
 #: How long a start waits for ClickHouse before it takes events without it, in seconds.
 PREPARE_TIMEOUT = 2.0
 STOP_BY: web.AppKey[list[float]] = web.AppKey("stop_by", list)
