@@ -18,6 +18,7 @@ from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
 from service.config import Settings
 from service.datadir import DataDir
+from service.errors import StartError
 from service.flusher import Flusher
 from service.monitor import Monitor
 from service.quarantine import Quarantine
@@ -105,7 +106,10 @@ def recover(spool: Spool, flusher: Flusher) -> None:
         _log.error("what comes back from the quarantine waits: %s", error)
     if any(quarantine.held):
         _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.held)
-    segments = spool.recover()
+    try:
+        segments = spool.recover()
+    except OSError as error:
+        raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:
         flusher.submit(segment, None)
     if segments:

@@ -98,6 +98,12 @@ def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert "ANALYTICS_DATA_DIR" in line
 
 
+def test_a_spool_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data" / "spool" / "0123456789ab-0123456789abcdef.5.sealed").mkdir(parents=True)
+    line = refused(run(tmp_path, "serve", ANALYTICS_CLICKHOUSE_DSN=NOWHERE))
+    assert f"the spool {tmp_path}/data/spool can't be read (Is a directory)" in line
+
+
 @pytest.mark.parametrize("dsn", ["chdb://", NOWHERE])
 def test_a_second_instance_on_the_same_data_folder_ends_and_says_who_holds_it(
     make_service: Callable[..., Service], tmp_path: Path, dsn: str
