@@ -129,6 +129,22 @@ async def test_deleting_events_keeps_the_statistics_true(store: Store) -> None:
     assert await store.query(hourly) == [(4,)]
 
 
+async def test_settings_that_the_promise_rests_on_are_missed_with_a_warning(
+    store: Store, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Store(target, migrating=False)
+    await other.prepare()
+    assert "should have the setting" not in caplog.text
+    await store.command(
+        "ALTER TABLE events MODIFY SETTING fsync_after_insert = 0, non_replicated_deduplication_window = 5"
+    )
+    await other.prepare()
+    for name in ("fsync_after_insert = 1", "non_replicated_deduplication_window = 1000"):
+        assert f"should have the setting {name}" in caplog.text
+    assert "fsync_part_directory" not in caplog.text
+    await other.close()
+
+
 async def test_the_durability_settings_are_in_force(store: Store) -> None:
     [[engine]] = await store.query(
         "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = 'events'"

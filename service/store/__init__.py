@@ -12,7 +12,7 @@ from uuid import UUID
 from schemas.rows import Header
 from service.dsn import Target
 from service.errors import Retryable, StoreError
-from service.migrate import Migration, migrate
+from service.migrate import Migration, check_settings, migrate
 from service.store.engines import Embedded, Engine, Server
 from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on
 
@@ -42,6 +42,7 @@ class Store:
             applied = await migrate(self)
         else:
             await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
+        await check_settings(self)
         self.ready = True
         return applied
 
