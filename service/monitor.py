@@ -17,6 +17,8 @@ from service.store import Store
 from service.writer import BatchWriter
 
 INTERVAL = 1.0
+#: A timer of ours that is later than this, in seconds, is told: no client was answered meanwhile.
+LATE_WARNED = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,11 @@ class Monitor:
     async def _watch_spool(self) -> None:
         while True:
             await self._writer.probe()
+            started = time.monotonic()
             await asyncio.sleep(INTERVAL)
+            late = time.monotonic() - started - INTERVAL
+            if late > LATE_WARNED:
+                _log.warning("nothing ran for %.1f s: the process was stopped, starved of CPU, or blocked", late)
 
     async def _watch_quarantine(self) -> None:
         while True:

@@ -5,6 +5,7 @@ import re
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -191,6 +192,17 @@ def test_a_table_that_is_gone_keeps_events_until_it_is_back(make_service: Make, 
     assert "UNKNOWN_TABLE" in service.get(HEALTH).json["clickhouse"]["reason"]
     query(server_dsn, "RENAME TABLE away TO events")
     service.wait_for_total(1)
+
+
+def test_a_process_that_was_stopped_goes_on_where_it_was_and_says_so(service: Service) -> None:
+    assert service.post({"event_name": "before"}).status == 200
+    service.process.send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    wait_until(lambda: time.monotonic() > stopped + 2.5)
+    service.process.send_signal(signal.SIGCONT)
+    assert service.post({"event_name": "after"}).status == 200
+    wait_until(lambda: "nothing ran for" in service.log())
+    service.wait_for_total(2)
 
 
 def test_a_full_spool_refuses_says_so_and_takes_events_again_once_drained(
