@@ -111,7 +111,8 @@ def recover(spool: Spool, flusher: Flusher) -> None:
     except OSError as error:
         raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:
-        flusher.submit(segment, None)
+        # One insert at a time, the oldest first: of what is left here only the first can have been tried.
+        flusher.submit(segment, None, tried=segment is segments[0])
     if segments:
         _log.info("%d events of earlier runs are in the spool, to be inserted", flusher.pending_rows)
     for stranger in spool.strangers:

@@ -48,6 +48,7 @@ class Inserter(Lookups, Protocol):
 class _Batch(NamedTuple):
     segment: Segment
     rows: Rows | None
+    tried: bool  # perhaps by an earlier process
 
 
 class Flusher:
@@ -79,13 +80,16 @@ class Flusher:
         self._quarantine_reason = ""
         self._task: asyncio.Task[None] | None = None
 
-    def submit(self, segment: Segment, rows: Rows | None, *, keep: bool = False) -> None:
-        """Queue a sealed segment. ``rows`` spares reading it back; they are let go of when many are queued."""
+    def submit(self, segment: Segment, rows: Rows | None, *, keep: bool = False, tried: bool = False) -> None:
+        """Queue a sealed segment. ``rows`` spares reading it back; they are let go of when many are queued.
+
+        ``tried``: an earlier process may have inserted it.
+        """
         if rows is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
             rows = None
         self._in_memory += rows is not None
         self.pending_rows += segment.rows
-        self._queue.append(_Batch(segment, rows))
+        self._queue.append(_Batch(segment, rows, tried))
         self._empty.clear()
         self._submitted.set()
 
@@ -162,8 +166,7 @@ class Flusher:
         if rows is None:
             header, rows = await self._on_thread(self._load, segment)
         splits = await self._on_thread(self._spool.splits.of, segment.token)
-        replayed = batch.rows is None  # perhaps an earlier process has tried it
-        quarantined = await self._insert(segment.token, header, rows, splits, tried=replayed)
+        quarantined = await self._insert(segment.token, header, rows, splits, tried=batch.tried)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
         self._confirmed.add(segment.token)

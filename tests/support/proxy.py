@@ -83,6 +83,8 @@ class Proxy:
             try:
                 server = socket.create_connection(("127.0.0.1", self._target), timeout=5)
                 server.settimeout(None)
+                for side in (client, server):  # what comes goes on at once
+                    side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             except OSError:
                 _cut(client)
                 client.close()
