@@ -25,7 +25,8 @@ from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
 from service.errors import Misconfigured, Rejected, Retryable
 from service.quarantine import Quarantine
 from service.repeats import Lookups, Repeats, is_stored
-from service.spool import Segment, Spool
+from service.segment import Segment
+from service.spool import Spool
 from service.status import Status
 from service.totals import Totals
 

@@ -38,7 +38,8 @@ from service.disk import fsync_folder, replace_durably
 from service.entry import ENTRY, Entry, document_of
 from service.errors import Rejected, StartError
 from service.frames import FILE_MAGIC, encode_frame
-from service.spool import NAME_FORM, Segment, Spool, new_token
+from service.segment import NAME_FORM, Segment, new_token
+from service.spool import Spool
 
 #: Rows that go back as one segment, and the bytes of their entries if they are several.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20

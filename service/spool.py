@@ -27,8 +27,6 @@ damaged bytes are copied to the quarantine.
 import errno
 import logging
 import os
-import re
-import secrets
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -36,29 +34,10 @@ from typing import NamedTuple
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
 from service.frames import FILE_MAGIC, FRAME_HEADER, encode_frame, frames
+from service.segment import OPEN, SEALED, Segment, new_token
 from service.splits import Splits
 
-#: A token, as a regular expression.
-NAME_FORM = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
-_OPEN = re.compile(NAME_FORM + r"\.open")
-_SEALED = re.compile(NAME_FORM + r"\.(?P<rows>\d+)\.sealed")
-
-
 _log = logging.getLogger(__name__)
-
-
-def new_token(milliseconds: int) -> str:
-    """A token that was never used."""
-    return f"{milliseconds:012x}-{secrets.token_hex(8)}"
-
-
-class Segment(NamedTuple):
-    """A sealed segment: its token, how many rows its frames hold, its file and that file's size in bytes."""
-
-    token: str
-    rows: int
-    path: Path
-    size: int
 
 
 class Contents(NamedTuple):
@@ -99,9 +78,9 @@ class Spool:
         """Seal what an earlier process left open, and return all segments, oldest first."""
         segments = []
         for path in sorted(self.folder.iterdir()):
-            if match := _OPEN.fullmatch(path.name):
+            if match := OPEN.fullmatch(path.name):
                 segment = self._recover_open(match["token"], path)
-            elif match := _SEALED.fullmatch(path.name):
+            elif match := SEALED.fullmatch(path.name):
                 self._check_version(path)
                 segment = Segment(match["token"], int(match["rows"]), path, path.stat().st_size)
             else:

@@ -23,7 +23,8 @@ from schemas.events import DEFAULT_PRIORITY
 from schemas.rows import Row, encode_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
-from service.spool import Segment, Spool
+from service.segment import Segment
+from service.spool import Spool
 from service.status import Status
 
 #: Upper bound of what a row takes in a segment beyond the bytes that it came in: ids, times, lengths, defaults.

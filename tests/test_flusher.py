@@ -14,7 +14,8 @@ from service import flusher as flusher_module
 from service.errors import Rejected, Retryable
 from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
 from service.quarantine import Quarantine
-from service.spool import Segment, Spool
+from service.segment import Segment
+from service.spool import Spool
 from service.status import Status
 from service.totals import Totals
 

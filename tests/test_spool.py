@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
-from service.spool import Segment, Spool
+from service.segment import Segment
+from service.spool import Spool
 
 HEADER = b'["columns"]'
 

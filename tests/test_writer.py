@@ -12,7 +12,8 @@ import pytest
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.rows import CURRENT, Row, decode_rows, encode_header, make_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
-from service.spool import Segment, Spool
+from service.segment import Segment
+from service.spool import Spool
 from service.status import Status
 from service.writer import BatchWriter, Limits
 
