@@ -21,6 +21,7 @@ from typing import Any
 from tests.bench.corpus import encode, make_events, single_bodies
 from tests.bench.targets import SEED, SINGLE, Target, all_targets, markdown, percentiles, stay_on_load_core, wrk
 from tests.bench.targets import write_scripts as scripts_in
+from tests.support.checks import drained
 from tests.support.clickhouse import query
 from tests.support.service import EVENTS, WRITE
 
@@ -180,7 +181,7 @@ def main() -> None:
         target = targets["server"]
         assert target.service
         found = wrk(target, scripts_in(Path(folder))[SINGLE.name], args.seconds, args.connections)
-        time.sleep(3)  # what the load left is inserted meanwhile
+        drained(target.service, 120)  # what the load left must not stand before the events that are timed
         result = asyncio.run(measure(target, found["requests"] / found["seconds"], args))
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=1) + "\n")
