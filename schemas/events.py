@@ -17,6 +17,9 @@ NAME_MIN_LENGTH = 1
 NAME_MAX_LENGTH = 100
 BATCH_MIN_EVENTS = 1
 BATCH_MAX_EVENTS = 100
+#: 0 is what the column has for an event without one.
+SEQUENCE_MIN = 1
+SEQUENCE_MAX = 2**32 - 1
 #: Levels of objects and arrays in ``properties``. Well below what any reader of the column
 #: gives up at (orjson writes 254 levels, pydantic reads 200).
 PROPERTIES_MAX_DEPTH = 100
@@ -73,6 +76,13 @@ class Event(BaseModel):
         None,
         description="Makes sending again safe: of the same id only the first event is stored. UUID version 7 is best",
     )
+    sequence: int | None = Field(
+        None,
+        strict=True,
+        ge=SEQUENCE_MIN,
+        le=SEQUENCE_MAX,
+        description="Number of the event in its session, counted by the client from 1; gaps are events that got lost",
+    )
 
 
 class EventEnvelope(BaseModel):
@@ -80,6 +90,7 @@ class EventEnvelope(BaseModel):
 
     events: list[Any] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS)
     client_id: Annotated[str, Field(max_length=sys.maxsize)] | None = None  # bounded: then pydantic wants Unicode
+    sent_at: EventTime | None = None
 
 
 class EventBatch(BaseModel):
@@ -87,3 +98,4 @@ class EventBatch(BaseModel):
 
     events: list[Event] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS, description="1 to 100 events")
     client_id: str | None = Field(None, description="The sending client; stored with each event of the batch")
+    sent_at: EventTime | None = Field(None, description="When the client sent this, by the clock that timed its events")

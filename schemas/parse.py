@@ -29,6 +29,8 @@ from schemas.events import (
     NAME_MAX_LENGTH,
     NAME_MIN_LENGTH,
     PROPERTIES_MAX_DEPTH,
+    SEQUENCE_MAX,
+    SEQUENCE_MIN,
     Category,
     Event,
     EventBatch,
@@ -61,13 +63,18 @@ class ParsedEvent(msgspec.Struct):
     referrer: str | None = None
     user_agent: str | None = None
     event_id: UUID | None = None
+    sequence: Annotated[int, msgspec.Meta(ge=SEQUENCE_MIN, le=SEQUENCE_MAX)] | None = None
 
 
 class ParsedBatch(msgspec.Struct):
-    """The validated events of one request, in order, and the client that says it sent them."""
+    """The validated events of one request, in order, and what its client says of itself.
+
+    ``sent_at`` is whole µs since 1970, or None.
+    """
 
     events: Annotated[list[ParsedEvent], msgspec.Meta(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS)]
     client_id: str | None = None
+    sent_at: str | int | float | None = None
 
 
 class _RawProperties(msgspec.Struct):
@@ -97,6 +104,8 @@ def parse_batch(body: bytes) -> ParsedBatch:
         batch = _decode_batch(_utf8(body))
         for event in batch.events:
             _settle(event)
+        if batch.sent_at is not None:
+            batch.sent_at = _event_microseconds(batch.sent_at)
     except _NOT_TAKEN:
         refusals.check(body, EventBatch)
         batch, errors = _parse_each(body)
@@ -123,7 +132,10 @@ def parse_batch_leniently(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
 def _parse_each(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     """Judge each event of a batch alone. What surrounds them has been found good."""
     members = slices_of_object(body.decode("utf-8", "surrogatepass"))
-    batch = ParsedBatch([], json.loads(members.get("client_id", "null")))
+    sent_at = json.loads(members.get("sent_at", "null"))
+    batch = ParsedBatch(
+        [], json.loads(members.get("client_id", "null")), None if sent_at is None else _event_microseconds(sent_at)
+    )
     errors: list[ErrorItem] = []
     for index, one in enumerate(slices_of_array(members["events"])):
         try:

@@ -47,11 +47,29 @@ COLUMNS = (
     Column("client_id", "LowCardinality(String)", "Client that sent the batch, as it says; empty if none was sent"),
     Column("source", "LowCardinality(String)", "Name of the access token with which the event was sent"),
     Column("id_origin", "LowCardinality(String)", "Who made event_id: client or server"),
+    Column(
+        "sequence", "UInt32", "Number of the event in its session, counted by the client from 1; 0 if none was sent"
+    ),
+    Column(
+        "clock_skew",
+        "Nullable(Int64)",
+        "Milliseconds that the clock behind timestamp was slow: received_at less the time of sending by that clock;"
+        " NULL if the client did not say when it sent, or gave the event no time",
+    ),
 )
+#: Worked out by ClickHouse when it is read; no insert carries it.
+CORRECTED_TIMESTAMP = Column(
+    "corrected_timestamp",
+    "DateTime64(6, 'UTC')",
+    "Event time by the clock of the server: timestamp + clock_skew where that is more than 60000 ms either way,"
+    " else timestamp",
+)
+#: Milliseconds. Up to this, what looks like a wrong clock may be a slow upload, and is not corrected.
+CLOCK_SKEW_TOLERANCE = 60_000
 BY_CLIENT, BY_SERVER = "client", "server"
 
 #: Values in the order of COLUMNS: 16 bytes, text, and integers (ticks of the column's own precision since 1970).
-Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str, str]
+Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str, str, int, int | None]
 
 
 def make_rows(
@@ -63,6 +81,7 @@ def make_rows(
     """
     milliseconds = received_at // 1000
     client_id = batch.client_id or ""
+    skew = None if batch.sent_at is None else (received_at - batch.sent_at) // 1000  # type: ignore[operator]
     ids = derived_ids or new_event_ids(milliseconds, len(batch.events))
     origin = BY_CLIENT if derived_ids else BY_SERVER
     return [
@@ -81,6 +100,8 @@ def make_rows(
             client_id,
             source,
             origin if event.event_id is None else BY_CLIENT,
+            event.sequence or 0,
+            None if event.timestamp is None else skew,
         )
         for event_id, event in zip(ids, batch.events, strict=True)
     ]

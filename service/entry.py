@@ -65,6 +65,8 @@ def document_of(token: str, index: int, header: Header, row: tuple[Any, ...], er
 
 def _value(name: str, type_: str, value: Any) -> Any:
     """The value as a row has it. A wrong kind must not get as far as the driver, whose error would look passing."""
+    if type_.startswith("Nullable("):
+        return None if value is None else _value(name, type_.removeprefix("Nullable(").removesuffix(")"), value)
     if type_ == "UUID":
         return UUID(value).bytes
     if type_ in ("String", "LowCardinality(String)"):
@@ -73,4 +75,6 @@ def _value(name: str, type_: str, value: Any) -> Any:
         value.encode()  # lone surrogates
     if type_.startswith(("DateTime64", "Int")) and (type(value) is not int or not -(2**63) <= value < 2**63):
         raise ValueError(f"{name} is no whole number of 64 bits")
+    if type_ == "UInt32" and (type(value) is not int or not 0 <= value < 2**32):
+        raise ValueError(f"{name} is no whole number of 32 bits, 0 or more")
     return value

@@ -14,6 +14,7 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.service import BATCH, EVENTS, HEALTH, READ, STATS, WRITE, Answer, Service
 
@@ -67,6 +68,23 @@ def test_batch_ack(service: Service) -> None:
     ack = answer.json
     assert (ack["success"], ack["events_received"], ack["events_queued"], ack["events_failed"]) == (True, 100, 100, 0)
     assert "errors" not in ack
+
+
+def test_what_a_client_says_of_its_order_and_its_clock_is_in_the_table(service: Service, clickhouse: Any) -> None:
+    event = {"event_name": "e", "session_id": "counted", "timestamp": time.time() - 7200}
+    batch = {"events": [event | {"sequence": 1}, EVENT | {"session_id": "counted"}], "sent_at": time.time() - 3600}
+    assert service.post(batch, BATCH).status == 200
+    assert service.post(event | {"sequence": 2}).status == 200
+
+    def stored() -> list[list[Any]] | None:
+        found = query(
+            clickhouse("test_http"),
+            "SELECT sequence, round(clock_skew / 60000), dateDiff('minute', timestamp, corrected_timestamp) FROM events"
+            " WHERE session_id = 'counted' ORDER BY sequence",
+        )
+        return found if len(found) == 3 else None
+
+    assert wait_until(stored) == [[0, None, 0], [1, 60, 60], [2, None, 0]]
 
 
 def test_invalid_batch_is_refused_whole(service: Service) -> None:

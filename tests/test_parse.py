@@ -16,6 +16,8 @@ from schemas.events import (
     NAME_MAX_LENGTH,
     NAME_MIN_LENGTH,
     PROPERTIES_MAX_DEPTH,
+    SEQUENCE_MAX,
+    SEQUENCE_MIN,
     TIMESTAMP_MAX,
     TIMESTAMP_MIN,
     Category,
@@ -166,14 +168,15 @@ def test_lenient_batch_keeps_the_valid_events_in_order_and_names_the_others(bodi
             kept.append(parse_event(body.encode()))
         except Invalid as invalid:
             errors += [item | {"loc": ["body", "events", index, *item["loc"][1:]]} for item in invalid.errors]
-    whole = f'{{"events":[{",".join(bodies)}],"client_id":"c"}}'.encode()
-    assert parse_batch_leniently(whole) == (ParsedBatch(kept, "c"), errors)
+    whole = f'{{"events":[{",".join(bodies)}],"client_id":"c","sent_at":"2024-01-01T00:00:00Z"}}'.encode()
+    batch = ParsedBatch(kept, "c", sent_at=1_704_067_200_000_000)
+    assert parse_batch_leniently(whole) == (batch, errors)
     if errors:
         with pytest.raises(Invalid) as refused:
             parse_batch(whole)
         assert refused.value.errors == errors
     else:
-        assert parse_batch(whole) == ParsedBatch(kept, "c")
+        assert parse_batch(whole) == batch
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,7 @@ def test_lenient_batch_keeps_the_valid_events_in_order_and_names_the_others(bodi
         b'{"events":{"event_name":"a"}}',
         b'{"events":[' + b",".join([b'{"event_name":"a"}'] * 101) + b"]}",
         b'{"events":[{"event_name":"a"}],"client_id":5}',
+        b'{"events":[{"event_name":"a"}],"sent_at":"yesterday"}',
         b'{"events":[{"event_name":"a"}]',
         b'{"events":[{"event_name":"a"}]}}',
         b'{"events":[{"event_name":"\xff"},{"event_name":"a"}]}',
@@ -218,13 +222,17 @@ def test_parsed_event_has_the_fields_limits_and_defaults_of_the_model() -> None:
         tuple(sorted(get_args(Category))),
         tuple(sorted(get_args(Priority))),
     ]
+    (sequence,) = (one for one in ours["sequence"].type.types if isinstance(one, msgspec.inspect.IntType))
+    assert (sequence.ge, sequence.le) == (SEQUENCE_MIN, SEQUENCE_MAX)
 
 
 def test_parsed_batch_has_the_fields_limits_and_defaults_of_the_model() -> None:
-    events, client_id = msgspec.inspect.type_info(ParsedBatch).fields
-    assert [events.name, client_id.name] == list(EventBatch.model_fields)
+    events, *others = msgspec.inspect.type_info(ParsedBatch).fields
+    assert [events.name, *(one.name for one in others)] == list(EventBatch.model_fields)
     assert _limits(events.type) == (BATCH_MIN_EVENTS, BATCH_MAX_EVENTS)
-    assert client_id.default == EventBatch.model_fields["client_id"].default
+    assert {one.name: one.default for one in others} == {
+        one.name: EventBatch.model_fields[one.name].default for one in others
+    }
 
 
 def _limits(kind: msgspec.inspect.StrType | msgspec.inspect.ListType) -> tuple[int | None, int | None]:

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from schemas.rows import CURRENT
+from service.entry import Entry, document_of
+from service.errors import Rejected
 from tests.support import wait_until
 from tests.support.quarantine import Rig
+from tests.support.rows import rows_of
 from tests.support.service import ANALYTICS, HEALTH, Service
 
 Make = Callable[..., Service]
@@ -217,6 +221,29 @@ def test_entries_of_an_earlier_version_say_no_types_and_are_retried_all_the_same
     assert rig.command("retry", "--all").returncode == 0
     rig.settle(0)
     assert rig.stored() == Counter(["poison"])
+
+
+@pytest.mark.parametrize(
+    ("column", "bent"),
+    [
+        *(("sequence", bent) for bent in (None, -1, 2**32, 1.0, "1", True)),
+        *(("clock_skew", bent) for bent in (2**63, 0.5, "", False)),
+    ],
+)
+def test_an_entry_gives_back_its_row_unless_a_person_bent_it_beyond_sense(
+    tmp_path: Path, column: str, bent: object
+) -> None:
+    rows = rows_of({"event_name": "timed", "timestamp": 0, "sequence": 2**32 - 1}, {"event_name": "bare"}, sent_at=0)
+    entry = Entry(tmp_path / "entry.json", "token", 0)
+    for row in rows:
+        document = document_of("token", 0, CURRENT, row, Rejected("no"))
+        entry.path.write_bytes(document)
+        assert entry.row() == (CURRENT._replace(tries=1), row)
+        bent_document = json.loads(document)
+        bent_document["values"][column] = bent
+        entry.path.write_text(json.dumps(bent_document))
+        with pytest.raises(ValueError, match=f"{column} is no whole number"):
+            entry.row()
 
 
 def test_damaged_bytes_are_listed_and_shown_but_not_retried(rig: Rig) -> None:

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas.events import SEQUENCE_MAX
 from schemas.parse import parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import INPUT_MAX_BYTES, ErrorItem, Invalid
 from tests.support.fastapi_peer import (
     CUT,
     EVENTS_OF_ALL_KINDS,
+    NUMBERS,
     TIMES,
     VALID_EVENTS,
     VALUES,
@@ -46,8 +48,13 @@ def test_faulty_event_gets_the_errors_of_fastapi(peer: Peer, body: str) -> None:
     assert_agreement(peer, body.encode())
 
 
-@given(body=batches(EVENTS_OF_ALL_KINDS | VALUES, VALUES) | VALUES | VALUES.map(lambda text: f'{{"events":{text}}}'))
+@given(
+    body=batches(EVENTS_OF_ALL_KINDS | VALUES, VALUES, TIMES | VALUES)
+    | VALUES
+    | VALUES.map(lambda text: f'{{"events":{text}}}')
+)
 @example(body='{"events":[],"client_id":5}')
+@example(body='{"events":[{"event_name":""}],"sent_at":"2300-01-01T00:00:00Z","client_id":5}')
 @example(body='{"events":[' + ",".join(['{"event_name":""}'] * 101) + "]}")
 @example(body='{"events":[null,[],{},"a",{"event_name":"a"}]}')
 def test_faulty_batch_gets_the_errors_of_fastapi(peer: Peer, body: str) -> None:
@@ -79,7 +86,27 @@ def test_fault_deep_in_a_batch_is_named_by_its_index(peer: Peer, event: str) -> 
 @example(time='"２024-01-01T00:00:00Z"')
 @example(time='"2024-01-01T00:00:00.１23Z"')
 def test_time_is_taken_or_refused_as_by_fastapi(peer: Peer, time: str) -> None:
-    assert_agreement(peer, spell([("event_name", '"a"'), ("timestamp", time)]).encode())
+    event = spell([("event_name", '"a"'), ("timestamp", time)])
+    assert_agreement(peer, event.encode())
+    assert_agreement(peer, f'{{"sent_at":{time},"events":[{event}]}}'.encode(), BATCH)
+
+
+@given(number=NUMBERS | NUMBERS.map(json.dumps) | VALUES)
+@example(number="0")
+@example(number="1")
+@example(number="-1")
+@example(number="1.0")
+@example(number="1.5")
+@example(number='"7"')
+@example(number='" 7 "')
+@example(number="true")
+@example(number=str(SEQUENCE_MAX))
+@example(number=str(SEQUENCE_MAX + 1))
+@example(number=str(2**64))
+@example(number="1" * 400)
+@example(number="1e400")
+def test_sequence_is_taken_or_refused_as_by_fastapi(peer: Peer, number: str) -> None:
+    assert_agreement(peer, spell([("event_name", '"a"'), ("sequence", number)]).encode())
 
 
 @pytest.mark.parametrize(

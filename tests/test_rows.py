@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.events import DEFAULT_CATEGORY, DEFAULT_PRIORITY
@@ -25,6 +25,7 @@ from schemas.rows import (
     parse_header,
     to_columns,
 )
+from tests.support.fastapi_peer import STORABLE_TIMES
 
 RECEIVED_AT = 1_700_000_000_123_456
 TEXT = st.text(max_size=20)
@@ -38,8 +39,8 @@ def _named(row: Sequence[Any]) -> dict[str, Any]:
 def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
     batch = parse_batch(
         b'{"events":[{"event_name":"n","category":"auth","priority":"high","properties":{"a":1.10},'
-        b'"timestamp":"2024-01-01T00:00:00.000001Z","session_id":"s","page_url":"p","referrer":"r","user_agent":"u"}],'
-        b'"client_id":"c"}'
+        b'"timestamp":"2024-01-01T00:00:00.000001Z","session_id":"s","page_url":"p","referrer":"r","user_agent":"u",'
+        b'"sequence":7}],"client_id":"c","sent_at":1700000000000}'
     )
     (row,) = make_rows(batch, source="web", received_at=RECEIVED_AT)
     values = _named(row)
@@ -58,6 +59,8 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
         "client_id": "c",
         "source": "web",
         "id_origin": "server",
+        "sequence": 7,
+        "clock_skew": 123,
     }
 
 
@@ -66,7 +69,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
     [
         b'{"event_name":"n"}',
         b'{"event_name":"n","properties":null,"timestamp":null,"session_id":null,"page_url":null,"referrer":null,'
-        b'"user_agent":null}',
+        b'"user_agent":null,"sequence":null}',
         b'{"event_name":"n","properties":{},"session_id":"","page_url":"","referrer":"","user_agent":""}',
     ],
     ids=["absent", "null", "empty"],
@@ -89,6 +92,8 @@ def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) ->
         "client_id": "",
         "source": "web",
         "id_origin": "server",
+        "sequence": 0,
+        "clock_skew": None,
     }
 
 
@@ -101,6 +106,18 @@ def test_rows_are_in_the_order_of_the_events(names: list[str], client_id: str | 
     assert {(row["timestamp"], row["received_at"]) for row in rows} == {(received_at, received_at // 1000)}
     assert {int.from_bytes(row["event_id"][:6], "big") for row in rows} == {received_at // 1000}
     assert len({row["event_id"] for row in rows}) == len(rows)
+
+
+@given(sent_at=STORABLE_TIMES, late=st.integers(0, 10**9))
+@example(sent_at=str(RECEIVED_AT // 10**6), late=0)
+def test_skew_is_what_the_clock_of_the_client_is_slow_by(sent_at: str, late: int) -> None:
+    events = f'{{"event_name":"timed","timestamp":{RECEIVED_AT // 10**6}}},{{"event_name":"untimed"}}'
+    batch = parse_batch(f'{{"sent_at":{sent_at},"events":[{events}]}}'.encode())
+    rows = [_named(row) for row in make_rows(batch, source="web", received_at=RECEIVED_AT + late)]
+    assert isinstance(batch.sent_at, int)
+    assert [row["clock_skew"] for row in rows] == [(RECEIVED_AT + late - batch.sent_at) // 1000, None]
+    assert -(2**63) <= rows[0]["clock_skew"] < 2**63
+    assert rows[0]["timestamp"] == RECEIVED_AT // 10**6 * 10**6, "as sent"
 
 
 @given(milliseconds=st.integers(0, 2**48 - 1), count=st.integers(0, 100))
@@ -127,7 +144,13 @@ def test_an_id_as_text_is_that_of_its_uuid(event_id: bytes) -> None:
 
 ROWS: st.SearchStrategy[list[Row]] = st.lists(
     st.tuples(
-        st.binary(min_size=16, max_size=16), *[TEXT] * 4, TIMES, st.integers(0, 2**42), *[TEXT] * (len(COLUMNS) - 7)
+        st.binary(min_size=16, max_size=16),
+        *[TEXT] * 4,
+        TIMES,
+        st.integers(0, 2**42),
+        *[TEXT] * 7,
+        st.integers(0, 2**32 - 1),
+        st.none() | st.integers(-(2**63), 2**63 - 1),
     ),
     max_size=20,
 )

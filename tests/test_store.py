@@ -2,23 +2,68 @@
 
 import asyncio
 import uuid
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from schemas.events import SEQUENCE_MAX
 from schemas.parse import ParsedBatch
-from schemas.rows import COLUMNS, make_rows
+from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, Header, make_rows, to_columns
 from service.dsn import Target, parse_dsn
 from service.errors import Misconfigured, Rejected, Retryable
 from service.migrate import shipped
 from service.store import Store
 from tests.support.clickhouse import ClickHouseServer, free_port
-from tests.support.rows import count, insert, rows_of
+from tests.support.fastapi_peer import microseconds
+from tests.support.rows import RECEIVED_AT, count, insert, rows_of
 
 
 async def test_the_table_is_what_rows_says(store: Store) -> None:
     described = await store.query("DESCRIBE TABLE events")
-    assert [(name, kind, comment) for name, kind, _, _, comment, *_ in described] == [tuple(one) for one in COLUMNS]
+    assert [(name, kind, comment) for name, kind, _, _, comment, *_ in described] == [*COLUMNS, CORRECTED_TIMESTAMP]
+    computed = {name: (how, expression) for name, _, how, expression, *_ in described if how}
+    assert list(computed) == [CORRECTED_TIMESTAMP.name], "what a default computes may differ between two tries"
+    how, expression = computed[CORRECTED_TIMESTAMP.name]
+    assert how == "ALIAS"
+    assert f" > {CLOCK_SKEW_TOLERANCE}" in expression
+    assert f" {CLOCK_SKEW_TOLERANCE} ms" in CORRECTED_TIMESTAMP.comment
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "sent_at", "corrected"),
+    [
+        ("2026-11-24T12:34:56.000001Z", None, "2026-11-24 12:34:56.000001"),
+        ("2026-11-24T12:34:56.000001Z", CLOCK_SKEW_TOLERANCE, "2026-11-24 12:34:56.000001"),
+        ("2026-11-24T12:34:56.000001Z", -CLOCK_SKEW_TOLERANCE, "2026-11-24 12:34:56.000001"),
+        ("2026-11-24T12:34:56.000001Z", CLOCK_SKEW_TOLERANCE + 1, "2026-11-24 12:35:56.001001"),
+        ("2026-11-24T12:34:56.000001Z", -CLOCK_SKEW_TOLERANCE - 1, "2026-11-24 12:33:55.999001"),
+        (None, 3_600_000, "2026-11-24 20:35:04.123456"),
+        ("1900-01-01T00:00:00Z", -5_000_000, "1900-01-01 00:00:00.000000"),
+        ("2299-12-31T23:59:59.999999Z", 5_000_000, "2299-12-31 23:59:59.999999"),
+    ],
+)
+async def test_a_time_is_corrected_where_the_clock_is_wrong_by_more_than_an_upload_takes(
+    store: Store, timestamp: str | None, sent_at: int | None, corrected: str
+) -> None:
+    """``sent_at`` is how many ms before the receipt the client says that it sent."""
+    said = None if sent_at is None else RECEIVED_AT // 1000 - sent_at
+    await insert(store, rows_of({"event_name": "e", "timestamp": timestamp}, sent_at=said), "t")
+    [found] = await store.query(
+        "SELECT toString(corrected_timestamp), clock_skew, toUnixTimestamp64Micro(timestamp) FROM events"
+        " WHERE corrected_timestamp > toDateTime64('1900-01-01 00:00:00', 6, 'UTC') - 1"
+    )
+    assert found[:2] == (corrected, None if timestamp is None else sent_at)
+    assert found[2] == microseconds(datetime.fromisoformat(timestamp) if timestamp else None) or found[2] == RECEIVED_AT
+
+
+async def test_rows_from_before_a_column_have_its_default(store: Store) -> None:
+    """A segment that an earlier version left on disk carries the columns of its time."""
+    old = CURRENT.names.index("id_origin") + 1
+    rows = [row[:old] for row in rows_of({"event_name": "e", "sequence": 5}, sent_at=1)]
+    await store.insert(Header(CURRENT.names[:old], CURRENT.types[:old]), to_columns(rows, CURRENT.types[:old]), "t")
+    query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp FROM events"
+    assert await store.query(query) == [(0, None, True)]
 
 
 async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
@@ -26,14 +71,15 @@ async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
     rows = rows_of(
         {"event_name": odd, "session_id": odd, "page_url": odd, "referrer": odd, "user_agent": odd},
         {"event_name": "first", "timestamp": "1900-01-01T00:00:00Z", "category": "trading", "priority": "critical"},
-        {"event_name": "last", "timestamp": "2299-12-31T23:59:59.999999Z"},
-        {"event_name": "numbers", "properties": {"a": 0.1, "b": 2**63, "c": 10**30, "d": "x"}},
+        {"event_name": "last", "timestamp": "2299-12-31T23:59:59.999999Z", "sequence": SEQUENCE_MAX},
+        {"event_name": "numbers", "properties": {"a": 0.1, "b": 2**63, "c": 10**30, "d": "x"}, "sequence": 1},
+        sent_at="2299-12-31T23:59:59.999999Z",
     )
     await insert(store, rows, "t")
     back = await store.query(
         "SELECT toString(event_id), event_name, category, priority, properties, toUnixTimestamp64Micro(timestamp),"
-        " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source, id_origin"
-        " FROM events ORDER BY toString(event_id)"
+        " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source,"
+        " id_origin, sequence, clock_skew FROM events ORDER BY toString(event_id)"
     )
     assert back == sorted((str(uuid.UUID(bytes=row[0])), *row[1:]) for row in rows)
 

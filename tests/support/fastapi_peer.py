@@ -12,7 +12,16 @@ import httpx
 import hypothesis.strategies as st
 from fastapi import FastAPI
 
-from schemas.events import NAME_MAX_LENGTH, NAME_MIN_LENGTH, Category, Event, EventBatch, Priority
+from schemas.events import (
+    NAME_MAX_LENGTH,
+    NAME_MIN_LENGTH,
+    SEQUENCE_MAX,
+    SEQUENCE_MIN,
+    Category,
+    Event,
+    EventBatch,
+    Priority,
+)
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_event
 from schemas.refusals import INPUT_MAX_BYTES, ErrorItem, Invalid
 from tests.support.service import BATCH, EVENTS
@@ -109,11 +118,13 @@ def assert_same_values(ours: ParsedEvent | ParsedBatch, theirs: Event | EventBat
     if isinstance(ours, ParsedBatch):
         assert isinstance(theirs, EventBatch)
         assert ours.client_id == theirs.client_id
+        assert ours.sent_at == microseconds(theirs.sent_at)
+        assert isinstance(ours.sent_at, int | None)
         for our_event, their_event in zip(ours.events, theirs.events, strict=True):
             assert_same_values(our_event, their_event)
         return
     assert isinstance(theirs, Event)
-    plain = ("event_name", "category", "priority", "session_id", "page_url", "referrer", "user_agent")
+    plain = ("event_name", "category", "priority", "session_id", "page_url", "referrer", "user_agent", "sequence")
     assert {name: getattr(ours, name) for name in plain} == {name: getattr(theirs, name) for name in plain}
     assert ours.timestamp == microseconds(theirs.timestamp)
     assert isinstance(ours.timestamp, int | None)
@@ -211,11 +222,14 @@ _VALID = {
     "properties": st.just("null") | _objects(st.lists(st.tuples(TEXT, VALUES), max_size=4)),
     "timestamp": st.just("null") | STORABLE_TIMES,
     **dict.fromkeys(("session_id", "page_url", "referrer", "user_agent"), _json(st.none() | TEXT)),
+    "sequence": st.just("null") | _json(st.integers(SEQUENCE_MIN, SEQUENCE_MAX)),
 }
 _FAULTY = dict.fromkeys(_VALID, VALUES) | {
     "event_name": VALUES | _json(st.sampled_from(["", "x" * (NAME_MAX_LENGTH + 1), "é" * (NAME_MAX_LENGTH + 1)])),
     "category": VALUES | _json(st.sampled_from(["Auth", "auth ", ["auth"], "low"])),
     "timestamp": VALUES | TIMES,
+    "sequence": VALUES
+    | _json(st.sampled_from([0, -1, SEQUENCE_MAX + 1, 1.0, 1.5, True, "7", " 7", "7.0", "1e2", 2**64])),
 }
 
 
@@ -238,11 +252,15 @@ EVENTS_OF_ALL_KINDS = VALID_EVENTS | _objects(
 
 
 def batches(
-    events: st.SearchStrategy[str], client_ids: st.SearchStrategy[str] = _VALID["page_url"]
+    events: st.SearchStrategy[str],
+    client_ids: st.SearchStrategy[str] = _VALID["page_url"],
+    times: st.SearchStrategy[str] = _VALID["timestamp"],
 ) -> st.SearchStrategy[str]:
-    """Batches of such events."""
+    """Batches of such events, with or without what else a batch may say, in any order."""
     lists = st.lists(events, min_size=1, max_size=4).map(lambda texts: f"[{','.join(texts)}]")
-    members = st.tuples(st.tuples(st.just("events"), lists), st.tuples(st.just("client_id"), client_ids))
+    others = {"client_id": client_ids, "sent_at": times}
     return _objects(
-        members.map(list) | members.map(lambda both: [both[1], both[0]]) | members.map(lambda both: [both[0]])
+        st.tuples(
+            st.tuples(st.just("events"), lists), st.lists(_members(others), max_size=2, unique_by=lambda one: one[0])
+        ).flatmap(lambda drawn: st.permutations([drawn[0], *drawn[1]]))
     )
