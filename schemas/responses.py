@@ -90,6 +90,13 @@ class QuarantineHealth(BaseModel):
     bytes: int = Field(ge=0, description="Bytes of both on disk")
 
 
+class WorkersHealth(BaseModel):
+    """Which workers answered the one that was asked."""
+
+    answering: int = Field(ge=1, description="How many did")
+    silent: list[int] = Field(description="The numbers of those that did not: being restarted, or hanging")
+
+
 class Health(BaseModel):
     """Whether an event sent now can be kept."""
 
@@ -101,6 +108,7 @@ class Health(BaseModel):
     spool: PartHealth
     clickhouse: PartHealth
     quarantine: QuarantineHealth
+    workers: WorkersHealth | None = Field(None, description="Only where there are several")
 
 
 class Probe(BaseModel):

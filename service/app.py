@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -16,6 +17,8 @@ from service.api import body, health, stats, track
 from service.api.auth import TOKENS
 from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
+from service.api.flight import SingleFlight
+from service.api.state import STATES, WorkerStates
 from service.config import Settings
 from service.datadir import DataDir
 from service.errors import StartError
@@ -28,6 +31,7 @@ from service.status import Status
 from service.store import Store
 from service.tokens import Token
 from service.totals import Totals
+from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
 
 PREFIX = "/api/v1/analytics"
@@ -39,12 +43,15 @@ STOP_BY: web.AppKey[list[float]] = web.AppKey("stop_by", list)
 _log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token], store: Store) -> web.Application:
+def create_app(
+    settings: Settings, data: DataDir, tokens: Mapping[bytes, Token], store: Store, worker: Worker = ALONE
+) -> web.Application:
     """The service on a locked data folder. It takes events from the moment that it has started up."""
     app = web.Application(middlewares=[error_middleware], client_max_size=settings.max_body_bytes)
     app[body.SETTINGS] = settings
     app[TOKENS] = tokens
-    app[stats.STORE] = store
+    app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
+    app[STATES] = WorkerStates(app, worker, data.workers, {"buffer": stats.BUFFER, "health": health.HEALTH})
     app[track.RATE_LIMIT] = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
@@ -76,8 +83,11 @@ def create_app(settings: Settings, data: DataDir, tokens: Mapping[bytes, Token],
             await writer.probe()
             writer.start()
             monitor.start()
+            await app[STATES].start()
             yield
         finally:
+            await app[STATES].close()
+            await app[stats.COUNTS].close()
             await writer.close()
             await flusher.drain(app[STOP_BY][0] - asyncio.get_running_loop().time() if app[STOP_BY] else 0)
             await monitor.close()

@@ -17,6 +17,7 @@ class DataDir:
         self.spool = self.folder / "spool"
         self.quarantine = self.folder / "quarantine"
         self.retry = self.folder / "retry"
+        self.workers = self.folder / "workers"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
         self._temporary = self.folder / "tmp"

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from service import __version__
 from service.api.respond import json_response
+from service.api.state import STATES, Kind, States
 from service.api.stats import iso
 from service.api.track import WRITER
 from service.quarantine import Quarantine
@@ -27,21 +28,8 @@ PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 
 async def get_health(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
-    spool, clickhouse, quarantine, started_at = request.app[PARTS]
-    refusal, shed = request.app[WRITER].refusal(), request.app[WRITER].shed_priorities()
-    status = "failing" if refusal else "ok" if clickhouse.ok and not shed else "degraded"
-    nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
-    return _answer(
-        {
-            "status": status,
-            "version": __version__,
-            "uptime_seconds": round(time.monotonic() - started_at, 3),
-            "spool": _part(spool, refusal or nearly),
-            "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
-            "quarantine": quarantine.held._asdict(),
-        },
-        failing=bool(refusal),
-    )
+    health = await request.app[STATES].merged("health")
+    return _answer(health, failing=health["status"] == "failing")
 
 
 async def get_livez(request: web.Request) -> web.Response:
@@ -51,8 +39,59 @@ async def get_livez(request: web.Request) -> web.Response:
 
 async def get_readyz(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept; else 503, so that none is sent here."""
-    refusal = request.app[WRITER].refusal()
-    return _answer({"status": "failing" if refusal else "ok", "reason": refusal}, failing=bool(refusal))
+    health = await request.app[STATES].merged("health")
+    failing = health["status"] == "failing"
+    reason = health["spool"]["reason"] if failing else None
+    return _answer({"status": "failing" if failing else "ok", "reason": reason}, failing=failing)
+
+
+def _own_health(app: web.Application) -> dict[str, Any]:
+    spool, clickhouse, quarantine, started_at = app[PARTS]
+    refusal, shed = app[WRITER].refusal(), app[WRITER].shed_priorities()
+    nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
+    return {
+        "status": "failing" if refusal else "ok" if clickhouse.ok and not shed else "degraded",
+        "version": __version__,
+        "uptime_seconds": round(time.monotonic() - started_at, 3),
+        "spool": _part(spool, refusal or nearly),
+        "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
+        "quarantine": quarantine.held._asdict(),
+    }
+
+
+def _merge_health(states: States) -> dict[str, Any]:
+    """Failing only where every worker is: what one refuses, another may take. The quarantine is one for all."""
+    found: dict[int, dict[str, Any]] = states.known
+    statuses = {one["status"] for one in found.values()}
+    [status] = statuses if len(statuses) == 1 else ["degraded"]
+    if len(found) == 1 and not states.silent:
+        return found[states.asked]
+    return {
+        **found[states.asked],
+        "status": "degraded" if status == "ok" and states.silent else status,
+        "uptime_seconds": max(one["uptime_seconds"] for one in found.values()),
+        **{
+            part: _merge_parts({number: one[part] for number, one in found.items()}) for part in ("spool", "clickhouse")
+        },
+        "workers": {"answering": len(found), "silent": states.silent},
+    }
+
+
+def _merge_parts(parts: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    failing = {number: one for number, one in parts.items() if not one["ok"]}
+    if not failing:
+        return {"ok": True, "since": max(one["since"] for one in parts.values()), "reason": None}
+    by_reason: dict[str, list[str]] = {}
+    for number, one in failing.items():
+        by_reason.setdefault(one["reason"], []).append(str(number))
+    if len(failing) == len(parts) and len(by_reason) == 1:
+        [reason] = by_reason
+    else:
+        reason = "; ".join(f"worker {', '.join(numbers)}: {text}" for text, numbers in by_reason.items())
+    return {"ok": False, "since": min(one["since"] for one in failing.values()), "reason": reason}
+
+
+HEALTH = Kind(_own_health, _merge_health)
 
 
 def _part(status: Status, reason: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from collections import deque
 from tests.support.clickhouse import free_port
 
 _INSERT = b"insert_deduplication_token="
+_STATISTICS = b"total_part"
 
 
 class Proxy:
@@ -29,6 +30,8 @@ class Proxy:
         self.fates: deque[str] = deque()
         #: What each INSERT met.
         self.met: list[str] = []
+        #: How many queries for the statistics have come by.
+        self.statistics = 0
         #: How many late bodies have been answered.
         self.late = 0
         self._target = target
@@ -100,6 +103,7 @@ class Proxy:
         back.start()
         try:
             while data := client.recv(1 << 16):
+                self.statistics += _STATISTICS in data
                 if _INSERT in data:
                     fate[0] = self.fates.popleft() if self.fates else "pass"
                     self.met.append(fate[0])

@@ -1,0 +1,122 @@
+"""What all workers know, told by whichever of them is asked.
+
+Each worker answers on a Unix socket of its own what it knows itself, as JSON. The one that a client asks puts its
+own and its siblings' together. With one worker there is no socket, and nothing to put together.
+
+What can be asked is a ``Kind``, given by its name where the parts are wired (``create_app``):
+
+- ``own(app)`` is what this worker knows: a value that JSON can carry. It is called on the event loop, of each worker,
+  for each answer: it must be quick.
+- ``merge(states)`` makes the answer of what the workers said; with one worker, of that alone.
+
+``await app[STATES].merged("buffer")`` is the answer, of ``own`` called after the question. A worker that does not
+answer in time is in ``States.silent``: ``merge`` says so, or finds out by other means.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from aiohttp import web
+
+from service.api.flight import SingleFlight
+from service.worker import Worker
+
+#: Seconds that a sibling has to answer. Under full load its event loop takes a tenth of that for a turn.
+ANSWER_TIMEOUT = 0.5
+
+
+class States(NamedTuple):
+    """What was found out: by number, what the workers said, and those that said nothing in time."""
+
+    asked: int  #: the worker that the client asked; it is always among the known
+    known: dict[int, Any]
+    silent: list[int]
+
+
+class Kind(NamedTuple):
+    """Something that can be asked of all workers; see above."""
+
+    own: Callable[[web.Application], Any]
+    merge: Callable[[States], Any]
+
+
+class WorkerStates:
+    """Asks all workers, and answers for this one, from ``start`` to ``close``. ``folder`` is that of the sockets."""
+
+    def __init__(self, app: web.Application, worker: Worker, folder: Path, kinds: Mapping[str, Kind]) -> None:
+        self._app = app
+        self._worker = worker
+        self._folder = folder
+        self._kinds = kinds
+        self._asking = {name: SingleFlight(partial(self._gather, name)) for name in kinds}
+        self._server: asyncio.Server | None = None
+        self._folder_fd = -1
+
+    async def merged(self, name: str) -> Any:
+        """What all workers know of this kind."""
+        if self._worker.count > 1:
+            return await self._asking[name]()
+        kind = self._kinds[name]
+        return kind.merge(States(0, {0: kind.own(self._app)}, []))
+
+    async def start(self) -> None:
+        """Answer the siblings, if there are any."""
+        if self._worker.count > 1:
+            self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._server = await asyncio.start_unix_server(self._answer, self._socket(self._worker.number))
+
+    async def close(self) -> None:
+        """Be silent."""
+        for flight in self._asking.values():
+            await flight.close()
+        if self._server:
+            self._server.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(f"{self._worker.number}.sock", dir_fd=self._folder_fd)
+            os.close(self._folder_fd)
+
+    def _socket(self, number: int) -> str:
+        # By the descriptor: the path of a socket may have 107 bytes, and that of a folder more.
+        return f"/proc/self/fd/{self._folder_fd}/{number}.sock"
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                name = (await reader.readline()).decode().strip()
+                writer.write(orjson.dumps(self._kinds[name].own(self._app)))
+                await writer.drain()
+        except (OSError, TimeoutError):
+            pass  # who asked is gone
+        finally:
+            writer.close()
+
+    async def _gather(self, name: str) -> Any:
+        number = self._worker.number
+        siblings = [one for one in range(self._worker.count) if one != number]
+        answers = await asyncio.gather(*(self._ask(one, name) for one in siblings))
+        kind = self._kinds[name]
+        known = {number: kind.own(self._app)} | {
+            one: answer[0] for one, answer in zip(siblings, answers, strict=True) if answer
+        }
+        return kind.merge(States(number, dict(sorted(known.items())), [one for one in siblings if one not in known]))
+
+    async def _ask(self, number: int, name: str) -> tuple[Any] | None:
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                reader, writer = await asyncio.open_unix_connection(self._socket(number))
+                try:
+                    writer.write(f"{name}\n".encode())
+                    return (orjson.loads(await reader.read()),)
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError, orjson.JSONDecodeError):
+            return None  # it is being restarted, it has stopped already, or it hangs
+
+
+STATES: web.AppKey[WorkerStates] = web.AppKey("states", WorkerStates)
