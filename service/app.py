@@ -15,9 +15,11 @@ from aiohttp import web
 from schemas.rows import CURRENT, encode_header
 from service.api import body, health, stats, track
 from service.api.auth import TOKENS
+from service.api.direct import Way
 from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
 from service.api.flight import SingleFlight
+from service.api.heads import Heads
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
 from service.datadir import DataDir
@@ -52,7 +54,6 @@ def create_app(
     app[TOKENS] = tokens
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
     app[STATES] = WorkerStates(app, worker, data.workers, {"buffer": stats.BUFFER, "health": health.HEALTH})
-    app[track.RATE_LIMIT] = RateLimit(settings.rate_limit) if settings.rate_limit else None
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
@@ -75,6 +76,7 @@ def create_app(
         writer = BatchWriter(spool, flusher, limits, spool_status)
         monitor = Monitor(writer, flusher, store, clickhouse_status)
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
+        app[track.INTAKE] = track.Intake(writer, RateLimit(settings.rate_limit) if settings.rate_limit else None)
         app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
 
         try:
@@ -96,6 +98,13 @@ def create_app(
 
     app.cleanup_ctx.append(parts)
     return app
+
+
+def direct_way(app: web.Application) -> Way:
+    """The way of POSTs of events past this application, once it has started up."""
+    settings = app[body.SETTINGS]
+    heads = Heads({PREFIX: True, f"{PREFIX}/batch": False}, app[TOKENS])
+    return Way(heads, app[track.INTAKE], app[LEAVING], settings.max_body_bytes, settings.body_timeout)
 
 
 def announce_stop(app: web.Application, seconds: float) -> None:

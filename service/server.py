@@ -5,13 +5,15 @@ import gc
 import logging
 import signal
 from collections.abc import Mapping
+from functools import partial
 
 from aiohttp import web
 
 from service import __version__, tokens
 from service.api.connection import Load
+from service.api.direct import DirectConnection
 from service.api.listener import Listener, connections_limit, require_c_parser
-from service.app import announce_stop, create_app
+from service.app import announce_stop, create_app, direct_way
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dsn import parse_dsn
@@ -51,7 +53,8 @@ async def run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.To
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
         load = Load(settings.max_inflight_bytes)
-        listener = Listener(runner.server, load, max_connections, settings.header_timeout)
+        connect = partial(DirectConnection, runner.server, load, direct_way(app))
+        listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout)
         try:
             port = await listener.start(settings.host, settings.port)
         except OSError as error:

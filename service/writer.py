@@ -13,6 +13,7 @@ batches have the size that was asked for.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +57,7 @@ _NONE_SHED: frozenset[str] = frozenset()
 class _Waiter(NamedTuple):
     rows: list[Row]
     size: int
-    done: asyncio.Future[None]
+    done: Callable[[SpoolFailed | None], object]
 
 
 class BatchWriter:
@@ -92,14 +93,18 @@ class BatchWriter:
 
         Raises Unavailable (SpoolFull, SpoolFailed, Stopping): then none of them is.
         """
+        done = asyncio.get_running_loop().create_future()
+        self.put(rows, size, partial(_resolve, done))
+        await done
+
+    def put(self, rows: list[Row], size: int, done: Callable[[SpoolFailed | None], object]) -> None:
+        """As ``add``, for those who don't wait: ``done`` is called with None, or why they are not kept."""
         size += ROW_OVERHEAD_BYTES * len(rows)
         if refusal := self._refusal(size):
             raise refusal
-        done = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiter(rows, size, done))
         self._waiting_bytes += size
         self._wake.set()
-        await done
 
     def refusal(self) -> str | None:
         """Why an event of the usual priority sent now would not be kept; None if it would be."""
@@ -206,8 +211,7 @@ class BatchWriter:
                 self._rows += waiter.rows
         for waiter in group:
             self._waiting_bytes -= waiter.size
-            if not waiter.done.done():  # its client may have been cut off meanwhile
-                waiter.done.set_exception(SpoolFailed()) if error else waiter.done.set_result(None)
+            waiter.done(SpoolFailed() if error else None)
         if sealed:
             # After a failed write the file is not to be trusted: then the flusher inserts from memory.
             self._flusher.submit(sealed, self._rows, keep=bool(error))
@@ -225,6 +229,11 @@ class BatchWriter:
         self._timer = None
         self._due = True
         self._wake.set()
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if not future.done():  # its client may have been cut off meanwhile
+        future.set_exception(error) if error else future.set_result(None)
 
 
 def _reason(error: Exception) -> str:

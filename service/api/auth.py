@@ -20,10 +20,15 @@ def authorize(request: web.Request, scope: Scope) -> Token:
     values = request.headers.getall("Authorization", ())
     if len(values) != 1:
         raise Unauthorized("Not authenticated" if not values else "More than one Authorization header")
-    scheme, _, credentials = values[0].partition(" ")
-    if scheme.lower() != "bearer" or len(values[0]) > HEADER_MAX_LENGTH:
+    return token_with_scope(request.app[TOKENS], values[0], scope)
+
+
+def token_with_scope(tokens: Mapping[bytes, Token], header: str, scope: Scope) -> Token:
+    """The token that an Authorization header names. Raises Unauthorized or Forbidden."""
+    scheme, _, credentials = header.partition(" ")
+    if scheme.lower() != "bearer" or len(header) > HEADER_MAX_LENGTH:
         raise Unauthorized
-    token = request.app[TOKENS].get(digest(credentials.strip()))
+    token = tokens.get(digest(credentials.strip()))
     if token is None:
         raise Unauthorized("The token is not known")
     if scope not in token.scopes:

@@ -2,9 +2,6 @@
 
 import asyncio
 import logging
-import os
-import re
-from itertools import count
 from typing import Any
 
 from aiohttp import web
@@ -12,16 +9,13 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
-from service.api.respond import error_response, json_response
+from service.api.respond import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
 
-REQUEST_ID = "X-Request-ID"
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
 #: The parser takes 0.9 and 2.0 too.
 _VERSIONS = (HttpVersion11, HttpVersion10)
-_GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _log = logging.getLogger(__name__)
-_prefix, _numbers = os.urandom(6).hex(), count(1)
 
 
 @web.middleware
@@ -29,8 +23,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
     connection: Any = request.protocol  # a Connection; a cast would be a call
     connection.begin()
-    given = request.headers.get(REQUEST_ID)
-    request_id = given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
+    request_id = request_id_of(request.headers.get(REQUEST_ID))
     try:
         if request.version not in _VERSIONS:
             raise BadFraming("The version must be HTTP/1.1 or HTTP/1.0")

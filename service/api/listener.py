@@ -10,6 +10,7 @@ import logging
 import resource
 import socket
 import time
+from collections.abc import Callable
 
 from aiohttp import http_parser, web
 
@@ -67,8 +68,16 @@ def connections_limit(wanted: int) -> int:
 class Listener:
     """The listening sockets of a server, and the watch over its connections."""
 
-    def __init__(self, server: web.Server, load: Load, max_connections: int, header_timeout: float) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        connect: Callable[[], Connection],
+        load: Load,
+        max_connections: int,
+        header_timeout: float,
+    ) -> None:
         self._server = server
+        self._connect = connect
         self._load = load
         self._max_connections = max_connections
         self._header_timeout = header_timeout
@@ -119,7 +128,7 @@ class Listener:
                 return
             client.setblocking(False)
             if self._load.connections < self._max_connections:
-                task = asyncio.create_task(self._serve(Connection(self._server, self._load), client))
+                task = asyncio.create_task(self._serve(self._connect(), client))
                 self._starting.add(task)
                 task.add_done_callback(self._starting.discard)
             else:

@@ -2,89 +2,126 @@
 
 import re
 import time
-from collections.abc import Set
+from collections.abc import Iterable, Mapping, Set
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from aiohttp import web
 
 from schemas.parse import ParsedBatch, parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import ErrorItem
-from schemas.rows import derive_event_id, id_text, make_rows
+from schemas.rows import Row, derive_event_id, id_text, make_rows
 from service.api.auth import authorize
 from service.api.body import read_body
-from service.api.respond import json_response
+from service.api.respond import body_response, json_body
 from service.errors import BadRequest, SpoolFull
 from service.ratelimit import RateLimit
 from service.writer import BatchWriter
 
 WRITER: web.AppKey[BatchWriter] = web.AppKey("writer", BatchWriter)
-RATE_LIMIT: web.AppKey[RateLimit | None] = web.AppKey("rate_limit")
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+
+
+class Accepted(NamedTuple):
+    """What a request brought: rows to be made durable, and the answer that is true once they are."""
+
+    rows: list[Row]
+    body: bytes
+    headers: Mapping[str, str] = {}
+
+
+class Intake:
+    """Turns bodies into rows and answers. ``key`` is the Idempotency-Key; ``source`` is the name of the token."""
+
+    def __init__(self, writer: BatchWriter, rate_limit: RateLimit | None) -> None:
+        self.writer = writer
+        self.rate_limit = rate_limit
+
+    def check_rate(self, source: str) -> None:
+        """Raise RateLimited if this token must wait."""
+        if self.rate_limit:
+            self.rate_limit.check(source)
+
+    def event(self, source: str, body: bytes, key: str | None = None) -> Accepted:
+        """One event. Raises Invalid, RequestError."""
+        event = parse_event(body)
+        if event.priority in self.writer.shed_priorities():
+            raise SpoolFull(retry_after=self.writer.seconds_to_room())
+        now = time.time_ns() // 1000
+        rows = make_rows(ParsedBatch([event]), source=source, received_at=now, derived_ids=_derived(source, key, [0]))
+        self._count(source, 1)
+        ack = {"success": True, "event_id": id_text(rows[0][0]), "message": "Event accepted", "timestamp": _iso(now)}
+        return Accepted(rows, json_body(ack))
+
+    def batch(self, source: str, body: bytes, key: str | None = None, *, lenient: bool = False) -> Accepted:
+        """Up to 100 events, all of them; if ``lenient``, the valid ones. Raises Invalid, RequestError.
+
+        Near the spool's cap, those of the priorities that are still taken: there may be no rows.
+        """
+        batch, errors = parse_batch_leniently(body) if lenient else (parse_batch(body), [])
+        invalid = {item["loc"][2] for item in errors}
+        received = len(batch.events) + len(invalid)
+        places = [place for place in range(received) if place not in invalid]
+        headers = {"Preference-Applied": "handling=lenient"} if lenient else {}
+        if shed := self.writer.shed_priorities():
+            retry_after = SpoolFull(retry_after=self.writer.seconds_to_room())
+            places, refused = _shed(batch, places, shed)
+            if refused and not places:
+                raise retry_after
+            if refused:
+                errors += refused
+                headers |= retry_after.headers
+        now = time.time_ns() // 1000
+        rows = make_rows(batch, source=source, received_at=now, derived_ids=_derived(source, key, places))
+        self._count(source, len(rows))
+        failed = received - len(rows)
+        ack = {
+            "success": bool(rows),
+            "events_received": received,
+            "events_queued": len(rows),
+            "events_failed": failed,
+            "message": f"{failed} of {received} events were not taken" if failed else "Batch accepted",
+            "timestamp": _iso(now),
+        }
+        return Accepted(rows, json_body(ack | ({"errors": errors} if errors else {})), headers)
+
+    def _count(self, source: str, events: int) -> None:
+        if self.rate_limit and events:
+            self.rate_limit.take(source, events)
+
+
+INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
 
 
 async def track_event(request: web.Request) -> web.Response:
     """One event, kept when this returns 200."""
-    token, body, now = await _receive(request)
-    batch = ParsedBatch([parse_event(body)])
-    writer = request.app[WRITER]
-    if batch.events[0].priority in writer.shed_priorities():
-        raise SpoolFull(retry_after=writer.seconds_to_room())
-    rows = make_rows(batch, source=token, received_at=now, derived_ids=_derived_ids(request, token, [0]))
-    _count(request, token, 1)
-    await writer.add(rows, len(body))
-    event_id = id_text(rows[0][0])
-    return json_response({"success": True, "event_id": event_id, "message": "Event accepted", "timestamp": _iso(now)})
+    source, body, key = await _receive(request)
+    return await _keep(request, request.app[INTAKE].event(source, body, key), len(body))
 
 
 async def track_batch(request: web.Request) -> web.Response:
-    """Up to 100 events, all kept when this returns 200; with ``Prefer: handling=lenient``, the valid ones.
-
-    Near the spool's cap, those of the priorities that are still taken.
-    """
-    token, body, now = await _receive(request)
-    lenient = _prefers_lenient(request)
-    batch, errors = parse_batch_leniently(body) if lenient else (parse_batch(body), [])
-    invalid = {item["loc"][2] for item in errors}
-    received = len(batch.events) + len(invalid)
-    places = [place for place in range(received) if place not in invalid]
-    headers = {"Preference-Applied": "handling=lenient"} if lenient else {}
-    writer = request.app[WRITER]
-    if shed := writer.shed_priorities():
-        retry_after = SpoolFull(retry_after=writer.seconds_to_room())
-        places, refused = _shed(batch, places, shed)
-        if refused and not places:
-            raise retry_after
-        if refused:
-            errors += refused
-            headers |= retry_after.headers
-    if places:
-        ids = _derived_ids(request, token, places)
-        _count(request, token, len(places))
-        await writer.add(make_rows(batch, source=token, received_at=now, derived_ids=ids), len(body))
-    failed = received - len(places)
-    ack = {
-        "success": bool(places),
-        "events_received": received,
-        "events_queued": len(places),
-        "events_failed": failed,
-        "message": f"{failed} of {received} events were not taken" if failed else "Batch accepted",
-        "timestamp": _iso(now),
-    }
-    return json_response(ack | ({"errors": errors} if errors else {}), headers=headers)
+    """Up to 100 events, all kept when this returns 200; with ``Prefer: handling=lenient``, the valid ones."""
+    source, body, key = await _receive(request)
+    lenient = prefers_lenient(request.headers.getall("Prefer", ()))
+    return await _keep(request, request.app[INTAKE].batch(source, body, key, lenient=lenient), len(body))
 
 
-async def _receive(request: web.Request) -> tuple[str, bytes, int]:
-    """The name of the token, the body, and the time in µs since 1970. Raises RequestError."""
-    name = authorize(request, "write").name
-    if limit := request.app[RATE_LIMIT]:
-        limit.check(name)
-    return name, await read_body(request), time.time_ns() // 1000
+async def _receive(request: web.Request) -> tuple[str, bytes, str | None]:
+    """The name of the token, the body, and the Idempotency-Key. Raises RequestError."""
+    source = authorize(request, "write").name
+    request.app[INTAKE].check_rate(source)
+    body = await read_body(request)
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
+    return source, body, key
 
 
-def _count(request: web.Request, name: str, events: int) -> None:
-    if limit := request.app[RATE_LIMIT]:
-        limit.take(name, events)
+async def _keep(request: web.Request, accepted: Accepted, size: int) -> web.Response:
+    if accepted.rows:
+        await request.app[WRITER].add(accepted.rows, size)
+    return body_response(accepted.body, headers=accepted.headers)
 
 
 def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[int], list[ErrorItem]]:
@@ -100,19 +137,14 @@ def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[i
     return kept, errors
 
 
-def _derived_ids(request: web.Request, source: str, places: list[int]) -> list[bytes] | None:
+def _derived(source: str, key: str | None, places: list[int]) -> list[bytes] | None:
     """The ids of a request with an Idempotency-Key: by it, the client's token and the places of the events."""
-    key = request.headers.get("Idempotency-Key")
-    if key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
-    return [derive_event_id(source, key, place) for place in places]
+    return None if key is None else [derive_event_id(source, key, place) for place in places]
 
 
-def _prefers_lenient(request: web.Request) -> bool:
-    """Whether the request has the preference handling=lenient (RFC 7240); of one given twice the first counts."""
-    for header in request.headers.getall("Prefer", ()):
+def prefers_lenient(prefer: Iterable[str]) -> bool:
+    """Whether these headers have the preference handling=lenient (RFC 7240); of one given twice the first counts."""
+    for header in prefer:
         for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")
             if name.strip().lower() == "handling":

@@ -1,0 +1,101 @@
+"""The heads of POSTs that bring events, read without aiohttp.
+
+Of a head there is a ``Head`` only if nothing in it is out of the ordinary: HTTP/1.1 on a kept connection, a known
+token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed.
+All else is left to aiohttp, which words the refusals. So no rule exists twice: what is read here is a part of what
+aiohttp takes, and a test holds that it means the same there.
+
+A client sends the same bytes again and again, but for the length of the body: those that it sent are remembered.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from service.api.auth import token_with_scope
+from service.api.respond import request_id_of
+from service.api.track import IDEMPOTENCY_KEY, prefers_lenient
+from service.errors import RequestError
+from service.tokens import Token
+
+#: Heads that are remembered, and how long one may be: together at most 4 MB, and only of clients with a token.
+REMEMBERED, REMEMBERED_MAX_BYTES = 4096, 1024
+_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*([\t -~\x80-\xff]{0,4000}?)[ \t]*")
+_HEADERS_MAX = 60
+_LENGTH = re.compile(rb"\d{1,10}")
+#: What changes how the request is to be read; a client that sends these is served by aiohttp.
+_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer")
+#: What differs from request to request, so that remembering it would be of no use.
+_EACH_ITS_OWN = (b"idempotency-key", b"x-request-id")
+
+
+class Head(NamedTuple):
+    """What a head says: whether a single event or a batch comes, in how many bytes, from whom, and how to take it."""
+
+    single: bool
+    length: int
+    source: str
+    key: str | None
+    lenient: bool
+    request_id: str | None
+
+
+class Heads:
+    """Reads heads. ``routes`` are the paths of events: True for a single one, False for a batch."""
+
+    def __init__(self, routes: Mapping[str, bool], tokens: Mapping[bytes, Token]) -> None:
+        self._routes = {f"POST {path} HTTP/1.1".encode(): single for path, single in routes.items()}
+        self._tokens = tokens
+        self._remembered: dict[bytes, Head] = {}
+
+    def read(self, block: bytes) -> Head | None:
+        """What the head says, given without the empty line at its end; None if it is not for us."""
+        if head := self._remembered.get(block):
+            return head
+        first, *lines = block.split(b"\r\n")
+        single = self._routes.get(first)
+        headers = _headers(lines)
+        if single is None or headers is None:
+            return None
+        head = self._head(single, headers)
+        if head and len(block) <= REMEMBERED_MAX_BYTES and not any(name in headers for name in _EACH_ITS_OWN):
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[block] = head
+        return head
+
+    def _head(self, single: bool, headers: dict[bytes, bytes]) -> Head | None:
+        length = headers.get(b"content-length", b"")
+        usual = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive" and b"host" in headers
+        if not usual or not _LENGTH.fullmatch(length) or any(name in headers for name in _NOT_HERE):
+            return None
+        try:
+            token = token_with_scope(self._tokens, _text(headers.get(b"authorization", b"")), "write")
+        except RequestError:
+            return None
+        key = headers.get(b"idempotency-key")
+        if key is not None and not IDEMPOTENCY_KEY.fullmatch(_text(key)):
+            return None
+        return Head(
+            single,
+            int(length),
+            token.name,
+            None if key is None else _text(key),
+            prefers_lenient([_text(headers[b"prefer"])]) if b"prefer" in headers else False,
+            request_id_of(_text(headers[b"x-request-id"])) if b"x-request-id" in headers else None,
+        )
+
+
+def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
+    """The values by name in small letters; None if one is there twice, or is not plainly a header."""
+    headers = {}
+    for line in lines:
+        match = _LINE.fullmatch(line)
+        if not match:
+            return None
+        headers[match[1].lower()] = match[2]
+    return headers if len(headers) == len(lines) <= _HEADERS_MAX else None
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "surrogateescape")  # as aiohttp does

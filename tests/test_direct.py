@@ -1,0 +1,380 @@
+"""POSTs that go past aiohttp: what is read of a head means the same there, and nobody can tell the ways apart."""
+
+import asyncio
+import re
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_parser import HttpRequestParser
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+
+from service import tokens
+from service.api.connection import OPTIONS, Connection, Load
+from service.api.direct import DirectConnection
+from service.api.heads import REMEMBERED, Heads
+from service.api.listener import Listener
+from service.app import announce_stop, create_app, direct_way
+from service.config import Settings
+from service.datadir import DataDir
+from service.dsn import parse_dsn
+from service.spool import Spool
+from service.store import Store
+from tests.support.service import BATCH, EVENTS, WRITE, Service
+from tests.support.wire import BODY, connect, exchange, head, post, statuses
+
+KNOWN = tokens.from_environment(WRITE, "reader")
+NOWHERE = "http://127.0.0.1:1/analytics"
+ROUTES = {EVENTS: True, BATCH: False}
+USUAL = head("Content-Length: 22").removesuffix(b"\r\n\r\n")
+
+
+# -- heads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["User-Agent: curl/7.88.1", "Accept: */*", "Content-Type: application/x-www-form-urlencoded"],
+        ["Accept: */*", "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11", "Connection: keep-alive"],
+        ["User-Agent: Mozilla/5.0 (X11)", 'sec-ch-ua: "Chromium";v="156"', "Sec-Fetch-Mode: cors", "Cookie: a=b; c"],
+        ["Prefer: handling=lenient", "X-Request-ID: mine", "Idempotency-Key: order-7", "X-Forwarded-For: 1.2.3.4"],
+    ],
+)  # fmt: skip
+def test_the_heads_of_usual_clients_are_read(lines: list[str]) -> None:
+    found = Heads(ROUTES, KNOWN).read(head("Content-Length: 22", *lines).removesuffix(b"\r\n\r\n"))
+    assert found
+    assert (found.single, found.length, found.source) == (True, 22, next(iter(KNOWN.values())).name)
+    assert found.lenient == ("Prefer: handling=lenient" in lines)
+    assert (found.key, found.request_id) == (("order-7", "mine") if "X-Request-ID: mine" in lines else (None, None))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        head("Content-Length: 22", path=f"{EVENTS}/"),
+        head("Content-Length: 22", path=f"{EVENTS}?a=b"),
+        head("Content-Length: 22", method="PUT"),
+        head("Content-Length: 22", version="1.0"),
+        head("Content-Length: 22", token="no"),
+        head("Content-Length: 22", token="reader"),
+        head("Content-Length: 22", "Content-Length: 22"),
+        head("Content-Length: +22"),
+        head("Content-Length: 22", "Transfer-Encoding: chunked"),
+        head("Content-Length: 22", "Expect: 100-continue"),
+        head("Content-Length: 22", "Content-Encoding: gzip"),
+        head("Content-Length: 22", "Connection: close"),
+        head("Content-Length: 22", "Upgrade: h2c", "Connection: upgrade"),
+        head("Content-Length: 22", "Idempotency-Key: with space"),
+        head("Content-Length: 22", "X: a", " folded"),
+        head("Content-Length: 22", "X : a"),
+        head("Content-Length: 22", "X: a\nY: b"),
+        head("Content-Length: 22", *(f"X{index}: a" for index in range(80))),
+        USUAL.replace(b"Host: x\r\n", b"") + b"\r\n\r\n",
+        USUAL.replace(b"\r\n", b"\n") + b"\r\n\r\n",
+    ],
+)
+def test_what_is_out_of_the_ordinary_is_left_to_aiohttp(block: bytes) -> None:
+    assert Heads(ROUTES, KNOWN).read(block.removesuffix(b"\r\n\r\n")) is None
+
+
+LINES = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [
+                b"Host: x",
+                b"Connection: keep-alive",
+                b"Connection: close",
+                b"Content-Length: 22",
+                b"content-length:22 ",
+                b"Authorization: Bearer " + WRITE.encode(),
+                b"Accept: */*",
+                b"Cookie: \x80",
+                b"X:",
+                b"Prefer: a, b",
+                b"X-Request-ID: 1",
+                b"Transfer-Encoding: identity",
+                b"Content-Length: 022",
+                b"TE: trailers",
+                b"Expect: x",
+            ]
+        ),
+        st.binary(max_size=20),
+        st.tuples(st.text("aB-_.!1", min_size=1, max_size=5), st.text(" \ta;,\x80\xff", max_size=9)).map(
+            lambda pair: ":".join(pair).encode("latin-1")
+        ),
+    ),
+    max_size=8,
+)
+
+
+@given(LINES, st.booleans())
+def test_a_head_that_is_read_means_the_same_to_aiohttp(lines: list[bytes], usual: bool) -> None:
+    block = b"\r\n".join([USUAL, *lines] if usual else [USUAL.partition(b"\r\n")[0], *lines])
+    found = Heads(ROUTES, KNOWN).read(block)
+    if found is None:
+        return
+    loop = asyncio.new_event_loop()
+    try:
+        limits = {name: OPTIONS[name] for name in ("max_line_size", "max_field_size", "max_headers")}
+        parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False, **limits)
+        messages, upgraded, tail = parser.feed_data(block + b"\r\n\r\n" + b"x" * found.length)
+    finally:
+        loop.close()
+    [(message, payload)] = messages
+    assert not upgraded
+    assert not tail
+    assert payload.is_eof()
+    assert payload.total_bytes == found.length
+    assert (message.method, message.path, message.chunked, message.compression) == ("POST", EVENTS, False, None)
+    assert not message.should_close
+    assert message.headers.getall("Authorization") == [f"Bearer {WRITE}"]
+    assert message.headers.get("X-Request-ID") == found.request_id
+
+
+def test_what_is_remembered_is_bounded_and_means_the_same_again() -> None:
+    heads = Heads(ROUTES, KNOWN)
+    for length in range(REMEMBERED + 10):
+        block = USUAL.replace(b"22", b"%d" % length)
+        first, again = heads.read(block), heads.read(block)
+        assert first == again
+        assert first
+        assert first.length == length
+    assert len(heads._remembered) <= REMEMBERED
+    assert heads.read(USUAL + b"\r\nX-Request-ID: 1") != heads.read(USUAL + b"\r\nX-Request-ID: 2")
+
+
+# -- connections ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service without ClickHouse."""
+    folder = tmp_path_factory.mktemp("direct")
+    service = Service(folder, ANALYTICS_CLICKHOUSE_DSN=NOWHERE, ANALYTICS_HEADER_TIMEOUT=1).start()
+    yield service
+    assert service.stop() == 0
+    log = service.log()
+    assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:4000]
+
+
+def read_answers(connection: socket.socket, count: int) -> list[tuple[int, CIMultiDict[str], bytes]]:
+    """So many answers, none of them more."""
+    answers = []
+    file = connection.makefile("rb")
+    for _ in range(count):
+        status = int(file.readline().split()[1])
+        headers: CIMultiDict[str] = CIMultiDict()
+        while (line := file.readline().strip()) != b"":
+            name, _, value = line.decode().partition(": ")
+            headers.add(name, value)
+        answers.append((status, headers, file.read(int(headers["Content-Length"]))))
+    return answers
+
+
+@pytest.mark.parametrize("lines", [[], ["Prefer: handling=lenient", "X-Request-ID: mine"]])
+@pytest.mark.parametrize(("path", "body"), [(EVENTS, BODY), (BATCH, b'{"events":[' + BODY + b"]}")])
+def test_an_answer_is_the_same_on_both_ways(service: Service, path: str, body: bytes, lines: list[str]) -> None:
+    usual = head(f"Content-Length: {len(body)}", *lines, path=path) + body
+    other = head(f"Content-Length: {len(body)}", *lines, "Content-Encoding: identity", path=path) + body
+    with connect(service) as connection:
+        connection.sendall(usual)
+        [(status, headers, said)] = read_answers(connection, 1)
+        connection.sendall(other)
+        [(other_status, other_headers, other_said)] = read_answers(connection, 1)
+    assert (status, sorted(headers)) == (other_status, sorted(other_headers))
+    differ = {"Date"} if "X-Request-ID: mine" in lines else {"Date", "X-Request-ID"}
+    assert {name: one for name, one in headers.items() if name not in differ} == {
+        name: one for name, one in other_headers.items() if name not in differ
+    }
+    values = re.compile(rb'"(event_id|timestamp)":"[^"]+"')
+    assert values.sub(b"", said) == values.sub(b"", other_said)
+    assert len(values.findall(said)) == len(values.findall(other_said)) > 0
+
+
+def test_a_request_may_come_in_any_two_pieces(service: Service) -> None:
+    request = post()
+    with connect(service) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for cut in range(len(request) - len(BODY), len(request)):
+            connection.sendall(request[:cut])
+            connection.sendall(request[cut:])
+            assert [status for status, _, _ in read_answers(connection, 1)] == [200]
+    for cut in range(1, len(request) - len(BODY), 17):
+        with connect(service) as connection:
+            connection.sendall(request[:cut])
+            connection.sendall(request[cut:])
+            assert [status for status, _, _ in read_answers(connection, 1)] == [200]
+
+
+def test_pipelined_requests_of_all_kinds_are_answered_in_order(service: Service) -> None:
+    kinds = [
+        (post(), 200),
+        (post(b"no"), 422),
+        (head(method="GET", path="/livez"), 200),
+        (post(BODY, "Content-Encoding: identity"), 200),
+        (head("Content-Length: 2", path="/nowhere") + b"{}", 404),
+        (head("Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY), 200),
+    ]
+    order = [kinds[(index * index + index // 3) % len(kinds)] for index in range(60)]
+    sent = b"".join(request for request, _ in order)
+    with connect(service) as connection:
+        sender = threading.Thread(target=connection.sendall, args=[sent])
+        sender.start()
+        answers = read_answers(connection, len(order))
+        sender.join()
+    assert [status for status, _, _ in answers] == [status for _, status in order]
+
+
+def test_what_is_sent_far_ahead_waits_in_the_socket(service: Service) -> None:
+    requests = post() * 5000  # 700 kB
+    with connect(service) as connection:
+        sender = threading.Thread(target=connection.sendall, args=[requests])
+        sender.start()
+        answers = read_answers(connection, 5000)
+        sender.join()
+    assert {status for status, _, _ in answers} == {200}
+    assert len({said for _, _, said in answers}) == 5000
+
+
+def test_half_a_head_behind_a_request_is_closed_in_time(service: Service) -> None:
+    assert statuses(exchange(service, [post() + b"POST /api"], 20)) == [200]
+
+
+# -- which way --------------------------------------------------------------------------------
+
+
+class Desk:
+    """A service in this process, which counts what aiohttp is given."""
+
+    def __init__(self, app: web.Application, runner: web.AppRunner, load: Load, port: int) -> None:
+        self.app, self.runner, self.load, self.port = app, runner, load, port
+        self.left_to_aiohttp: list[bytes] = []
+
+
+@pytest.fixture
+async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
+    data = DataDir(tmp_path / "data")
+    settings = Settings(flush_interval=0.1)
+    app = create_app(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    assert runner.server
+    load = Load(2**20)
+    connect_ = partial(DirectConnection, runner.server, load, direct_way(app))
+    listener = Listener(runner.server, connect_, load, 10, 1.0)
+    desk = Desk(app, runner, load, await listener.start("127.0.0.1", 0))
+    received = Connection.data_received
+
+    def spy(self: Connection, data: bytes) -> None:
+        desk.left_to_aiohttp.append(data)
+        received(self, data)
+
+    monkeypatch.setattr(Connection, "data_received", spy)
+    yield desk
+    listener.close()
+    await runner.cleanup()
+    data.close()
+    assert load.bytes == 0
+
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@asynccontextmanager
+async def client(desk: Desk) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def ask(client: Client, *parts: bytes) -> int:
+    """The status of the answer to a request in parts."""
+    reader, writer = client
+    for part in parts:
+        writer.write(part)
+        await writer.drain()
+        await asyncio.sleep(0)  # the desk's turn
+    answer = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(int(answer.lower().partition(b"content-length: ")[2].split()[0]))
+    return int(answer.split()[1])
+
+
+async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Desk) -> None:
+    packed = post(BODY, "Content-Encoding: identity")
+    async with client(desk) as one:
+        for parts in ([post()], [post()[:-3], post()[-3:]]):
+            assert await ask(one, *parts) == 200
+        assert not desk.left_to_aiohttp
+        for parts in ([packed], [packed[:-3], packed[-3:]], [head(method="GET", path="/livez")], [post(b"{}")]):
+            assert await ask(one, *parts) == (422 if parts == [post(b"{}")] else 200)
+            assert desk.left_to_aiohttp
+            desk.left_to_aiohttp.clear()
+            assert await ask(one, post()) == 200
+            assert not desk.left_to_aiohttp, parts
+
+
+async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk: Desk) -> None:
+    async with client(desk) as (_, writer):
+        writer.write(post()[:-3])
+        await until(lambda: desk.load.bytes == len(BODY))
+    await until(lambda: desk.load.bytes == 0)
+    assert not desk.left_to_aiohttp
+
+
+async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, append = threading.Event(), Spool.append
+
+    def slowly(self: Spool, payload: bytes, rows: int) -> None:
+        assert held.wait(20)
+        append(self, payload, rows)
+
+    monkeypatch.setattr(Spool, "append", slowly)
+    async with client(desk) as (under_way, one), client(desk) as (gathering, two), client(desk) as (idle, _):
+        one.write(post())
+        two.write(post()[:-3])
+        await until(lambda: desk.load.bytes == 2 * len(BODY))
+        announce_stop(desk.app, 10)
+        stopping = asyncio.create_task(desk.runner.cleanup())
+        assert await idle.read() == b""
+        two.write(post()[-3:])
+        held.set()
+        for reader in (under_way, gathering):
+            received = await reader.read()
+            assert statuses(received) == [200]
+            assert b"Connection: close" in received
+        await stopping
+    assert not desk.left_to_aiohttp
+
+
+async def test_a_disk_that_refuses_is_said_on_this_way_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Spool, payload: bytes, rows: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    async with client(desk) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "append", refuse)
+            assert await ask(one, post()) == 503
+        assert await ask(one, post()) == 200
+    assert not desk.left_to_aiohttp
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
