@@ -5,9 +5,9 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from schemas.events import Event, EventBatch
-from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Probe, Stats, ValidationErrorBody
+from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Loss, Probe, Stats, ValidationErrorBody
 
-_MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, ValidationErrorBody, ErrorBody, Health, Probe)
+_MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, Loss, ValidationErrorBody, ErrorBody, Health, Probe)
 _BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
 _PREFIX = "/api/v1/analytics"
 _PREFER = {
@@ -23,6 +23,13 @@ _KEY = {
     "required": False,
     "description": "Makes sending the same request again safe where its events have no `event_id`",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_SESSION = {
+    "name": "session_id",
+    "in": "query",
+    "required": True,
+    "description": "The session",
+    "schema": {"type": "string", "minLength": 1},
 }
 _INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
 _REFUSALS: dict[int, tuple[str, str]] = {
@@ -56,6 +63,15 @@ def document(version: str) -> dict[str, Any]:
             f"{_PREFIX}/stats": {
                 "get": _operation(
                     "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
+                )
+            },
+            f"{_PREFIX}/loss": {
+                "get": _operation(
+                    "get_loss",
+                    "Get Loss Of A Session",
+                    {200: ("Loss", "OK"), 422: ("ValidationErrorBody", "No session_id")} | _some(401, 403, 503),
+                    security=_BEARER,
+                    parameters=[_SESSION],
                 )
             },
             f"{_PREFIX}/health": {"get": _operation("get_health", "Analytics Health", _probes("Health"))},

@@ -17,7 +17,7 @@ class ValidationError(BaseModel):
 
 
 class ValidationErrorBody(BaseModel):
-    """Why a body is not valid."""
+    """Why a request is not valid."""
 
     detail: list[ValidationError]
 
@@ -72,6 +72,29 @@ class Stats(BaseModel):
     events_today: int = Field(ge=0, description="Events of the current UTC day, by event time")
     events_this_hour: int = Field(ge=0, description="Events of the current UTC hour, by event time")
     buffer_status: BufferStatus
+
+
+class MissingRange(BaseModel):
+    """Numbers that follow each other and are all missing."""
+
+    first: int = Field(ge=1)
+    last: int = Field(ge=1)
+
+
+class Loss(BaseModel):
+    """What the table has of a session, by the numbers (`sequence`) that its client gave the events."""
+
+    session_id: str
+    sent: int = Field(ge=0, description="The highest number in the table: so many the client sent, at least")
+    stored: int = Field(ge=0, description="How many of these numbers are in the table; one stored twice counts once")
+    missing: int = Field(ge=0, description="How many are not: sent less stored")
+    missing_ranges: list[MissingRange] = Field(description="Which ones, in order; the first hundred ranges")
+    missing_ranges_cut: bool = Field(description="Whether there are more ranges")
+    events_pending: int = Field(
+        ge=0,
+        description="Events of all sessions that are acknowledged and not yet in the table: they may be among the"
+        " missing. What is missing while this is 0 was never acknowledged, or was refused by ClickHouse",
+    )
 
 
 class PartHealth(BaseModel):

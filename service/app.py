@@ -13,7 +13,7 @@ from functools import partial
 from aiohttp import web
 
 from schemas.rows import CURRENT, encode_header
-from service.api import body, health, stats, track
+from service.api import body, health, loss, stats, track
 from service.api.auth import TOKENS
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
@@ -52,6 +52,7 @@ def create_app(
     app = web.Application(middlewares=[error_middleware], client_max_size=settings.max_body_bytes)
     app[body.SETTINGS] = settings
     app[TOKENS] = tokens
+    app[loss.STORE] = store
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
     app[STATES] = WorkerStates(app, worker, data.workers, {"buffer": stats.BUFFER, "health": health.HEALTH})
     app[LEAVING] = asyncio.Event()
@@ -60,6 +61,7 @@ def create_app(
     app.router.add_post(f"{PREFIX}/batch", track.track_batch, expect_handler=body.leave_expect)
     app.router.add_routes([
         web.get(f"{PREFIX}/stats", stats.get_stats),
+        web.get(f"{PREFIX}/loss", loss.get_loss),
         web.get(f"{PREFIX}/health", health.get_health),
         web.get("/livez", health.get_livez),
         web.get("/readyz", health.get_readyz),

@@ -71,7 +71,9 @@ def test_latency_is_measured_and_every_event_is_stored(tmp_path: Path) -> None:
 
 def test_stats_are_measured_at_each_size(tmp_path: Path) -> None:
     result = run("stats", tmp_path / "stats.json", "--rows=1000", "--seconds=0.1", "--events=1000")
-    assert [(one["store"], one["rows"]) for one in result["stats"]] == [("server", 1000), ("embedded", 1000)]
+    assert [(one["store"], one["route"], one["rows"]) for one in result["stats"]] == [
+        (store, route, 1000) for store in ("server", "embedded") for route in ("/stats", "/loss")
+    ]
     assert all(0 < one["p50"] <= one["p99"] for one in result["stats"])
     assert 0 < result["bytes_per_event"]["on disk"] < result["bytes_per_event"]["sent as JSON"]
 

@@ -64,4 +64,5 @@ def test_shipped_migrations_are_never_edited() -> None:
         "0002_client_ids.sql": "68e5a59cbb6eef74bbbb3c9b4899236a12e08274493d6930b762fcbe20fa90f3",
         "0003_client_ids_view.sql": "58d19876940b59657708a51d3d34cc1235eae8cb47a3d2d210943d9aa69334e6",
         "0004_sequence_and_clock_skew.sql": "d24332f79e1ab6c79621796c511c858edc3e638965d324b6937b2a2092e8a0e0",
+        "0005_session_index.sql": "eab367e2abdf637c592d58eff800ae71ec11545cd5062b32a93707320440f10e",
     }

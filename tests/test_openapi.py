@@ -89,6 +89,7 @@ def test_operations_have_the_names_that_generated_clients_use() -> None:
         ("post", "/api/v1/analytics"): "track_event",
         ("post", "/api/v1/analytics/batch"): "track_batch",
         ("get", "/api/v1/analytics/stats"): "get_stats",
+        ("get", "/api/v1/analytics/loss"): "get_loss",
         ("get", "/api/v1/analytics/health"): "get_health",
         ("get", "/livez"): "get_livez",
         ("get", "/readyz"): "get_readyz",

@@ -1,8 +1,9 @@
 """Statistics at size, and bytes on disk: ``make bench-stats ROWS=1000000,10000000``.
 
 The rows are made inside ClickHouse, of 90 days, in the table that the service's migrations made. Then
-``/stats`` is asked by one client again and again. What one event takes on disk is measured with events as they
-come, made into rows by the service's own code, inserted in its batches, and merged.
+``/stats`` is asked by one client again and again, and ``/loss`` for one session after the other. What one event
+takes on disk is measured with events as they come, made into rows by the service's own code, inserted in its
+batches, and merged.
 """
 
 import argparse
@@ -12,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from http.client import HTTPConnection
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +25,13 @@ from service.dsn import parse_dsn
 from service.store import Store
 from tests.bench.corpus import batch_bodies
 from tests.bench.targets import SEED, clickhouse, markdown, percentiles, service, stay_on_load_core
-from tests.support.clickhouse import query
-from tests.support.service import READ, STATS
+from tests.support.clickhouse import ClickHouseServer, query
+from tests.support.service import LOSS, READ, STATS
 
 OUTPUT = Path("build/bench-stats.json")
 ROWS_PER_INSERT = 500_000
 ROWS_PER_BATCH = 10_000
+SESSIONS_ASKED = 1000
 #: Rows spread over the last 90 days; names with a long tail, each in one category; ids in the order of time.
 _FILL = """
 INSERT INTO events WITH
@@ -44,7 +48,8 @@ SELECT
     concat('https://app.example.com/markets/', toString(cityHash64(number, 4) % 500)) AS page_url,
     '' AS referrer,
     concat('Mozilla/5.0 (X11; Linux x86_64) Chrome/', toString(cityHash64(number, 5) % 40)) AS user_agent,
-    'web' AS client_id, 'bench' AS source, 'server' AS id_origin
+    'web' AS client_id, 'bench' AS source, 'server' AS id_origin,
+    number % 20 + 1 AS sequence, NULL AS clock_skew
 FROM numbers({start}, {count})
 SETTINGS max_partitions_per_insert_block = 0
 """
@@ -62,14 +67,24 @@ async def fill(dsn: str, folder: Path, rows: int) -> None:
     await store.close()
 
 
-def ask(port: int, seconds: float) -> list[float]:
-    """How long each of many requests for the statistics takes, one after the other on one connection."""
+def sessions(dsn: str, rows: int) -> list[str]:
+    """Some of the sessions of a table of so many rows, as ``_FILL`` names them, from all over its time."""
+    found = query(
+        dsn, f"SELECT hex(cityHash64(intDiv(cityHash64(number) % {rows}, 20))) FROM numbers({SESSIONS_ASKED})"
+    )
+    return [session for (session,) in found]
+
+
+def ask(port: int, seconds: float, paths: Iterable[str]) -> list[float]:
+    """How long each of many requests takes, one after the other on one connection, for these paths in turn."""
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 20:
+    for path in cycle(paths):
+        if time.perf_counter() > end and len(times) >= 20:
+            break
         started = time.perf_counter()
-        connection.request("GET", STATS, headers={"Authorization": f"Bearer {READ}"})
+        connection.request("GET", path, headers={"Authorization": f"Bearer {READ}"})
         answer = connection.getresponse()
         answer.read()
         assert answer.status == 200
@@ -78,8 +93,11 @@ def ask(port: int, seconds: float) -> list[float]:
     return times[len(times) // 10 :]  # the first ones warm up
 
 
-def measure(folder: Path, sizes: list[int], seconds: float, dsn: str, name: str) -> list[dict[str, Any]]:
-    """The times of ``/stats`` at each size."""
+def measure(
+    folder: Path, sizes: list[int], seconds: float, server: ClickHouseServer, name: str
+) -> list[dict[str, Any]]:
+    """The times of ``/stats`` and ``/loss`` at each size."""
+    dsn = server.dsn("stats") if name == "server" else "chdb://"
     found = []
     for size in sizes:
         # a process of its own: an embedded ClickHouse has one folder for as long as the process lives
@@ -89,8 +107,10 @@ def measure(folder: Path, sizes: list[int], seconds: float, dsn: str, name: str)
             assert target.service
             total = target.service.stats()["total_events"]
             assert total == size, f"{total} of {size} rows"
-            p50, p99 = percentiles(ask(target.port, seconds))
-        found.append({"store": name, "rows": size, "p50": p50, "p99": p99})
+            of_sessions = [f"{LOSS}?session_id={one}" for one in sessions(server.dsn("default"), size)]
+            for route, paths in (("/stats", [STATS]), ("/loss", of_sessions)):
+                p50, p99 = percentiles(ask(target.port, seconds, paths))
+                found.append({"store": name, "route": route, "rows": size, "p50": p50, "p99": p99})
     return found
 
 
@@ -144,25 +164,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as name, clickhouse(Path(name)) as server:
         folder = Path(name)
         for store in args.stores:
-            latencies += measure(
-                folder, sizes, args.seconds, server.dsn("stats") if store == "server" else "chdb://", store
-            )
+            latencies += measure(folder, sizes, args.seconds, server, store)
         disk = asyncio.run(bytes_per_event(server.dsn("disk"), folder, args.events))
         query(server.dsn("default"), "DROP DATABASE disk")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps({"stats": latencies, "bytes_per_event": disk}, indent=1) + "\n")
-    print(markdown(["store", "rows", "p50, ms", "p99, ms", "p99 ÷ that of the smallest"], _rows(latencies)))
+    print(markdown(["store", "route", "rows", "p50, ms", "p99, ms", "p99 ÷ that of the smallest"], _rows(latencies)))
     print()
     print(markdown(["an event", "bytes"], [[text, f"{size:,.1f}"] for text, size in disk.items()]))
 
 
 def _rows(latencies: list[dict[str, Any]]) -> list[list[str]]:
-    smallest: dict[str, float] = {}
+    smallest: dict[tuple[str, str], float] = {}
     rows = []
-    for one in latencies:
-        ratio = one["p99"] / smallest.setdefault(one["store"], one["p99"])
+    for one in sorted(latencies, key=lambda one: (one["store"], one["route"], one["rows"])):
+        ratio = one["p99"] / smallest.setdefault((one["store"], one["route"]), one["p99"])
         times = [f"{one['p50'] * 1e3:.1f}", f"{one['p99'] * 1e3:.1f}"]
-        rows.append([one["store"], f"{one['rows']:,}", *times, f"{ratio:.2f}"])
+        rows.append([one["store"], one["route"], f"{one['rows']:,}", *times, f"{ratio:.2f}"])
     return rows
 
 

@@ -1,0 +1,46 @@
+"""What got lost of a session, by the numbers that its client gave the events."""
+
+from importlib.resources import files
+
+from aiohttp import web
+
+from schemas.refusals import Invalid
+from service.api.auth import authorize
+from service.api.respond import json_response
+from service.api.state import STATES
+from service.errors import StoreError, StoreUnavailable
+from service.store import Store
+
+STORE: web.AppKey[Store] = web.AppKey("store", Store)
+LOSS_SQL = files("schemas").joinpath("sql", "loss.sql").read_text("utf-8")
+
+
+async def get_loss(request: web.Request) -> web.Response:
+    """Sent, stored and missing of the session in the query string; zeros if nothing of it is known."""
+    authorize(request, "read")
+    session_id = _session_id(request)
+    buffer = await request.app[STATES].merged("buffer")  # before the query, which finds what is no longer pending now
+    try:
+        [(sent, stored, gaps, ranges)] = await request.app[STORE].query(LOSS_SQL, {"session_id": session_id})
+    except StoreError:
+        raise StoreUnavailable from None
+    return json_response({
+        "session_id": session_id,
+        "sent": sent,
+        "stored": stored,
+        "missing": sent - stored,
+        "missing_ranges": [{"first": first, "last": last} for first, last in ranges],
+        "missing_ranges_cut": gaps > len(ranges),
+        "events_pending": buffer["events_pending"],
+    })  # fmt: skip
+
+
+def _session_id(request: web.Request) -> str:
+    """The parameter, or FastAPI's words for what is wrong with it."""
+    fault = {"loc": ["query", "session_id"], "input": request.query.get("session_id")}
+    if fault["input"] is None:
+        raise Invalid([{"type": "missing", "msg": "Field required"} | fault])
+    if fault["input"] == "":
+        message = "String should have at least 1 character"
+        raise Invalid([{"type": "string_too_short", "msg": message, "ctx": {"min_length": 1}} | fault])
+    return str(fault["input"])
