@@ -13,7 +13,7 @@ from functools import partial
 from aiohttp import web
 
 from schemas.rows import CURRENT, encode_header
-from service.api import body, health, loss, stats, track
+from service.api import body, health, loss, metrics, stats, track
 from service.api.auth import TOKENS
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
@@ -25,6 +25,8 @@ from service.config import Settings
 from service.datadir import DataDir
 from service.errors import StartError
 from service.flusher import Flusher
+from service.gauges import read_parts, read_process, read_states
+from service.metrics import Metrics
 from service.monitor import Monitor
 from service.quarantine import Quarantine
 from service.ratelimit import RateLimit
@@ -33,6 +35,7 @@ from service.status import Status
 from service.store import Store
 from service.tokens import Token
 from service.totals import Totals
+from service.usage import Usage
 from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
 
@@ -54,7 +57,10 @@ def create_app(
     app[TOKENS] = tokens
     app[loss.STORE] = store
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
-    app[STATES] = WorkerStates(app, worker, data.workers, {"buffer": stats.BUFFER, "health": health.HEALTH})
+    kinds = {"buffer": stats.BUFFER, "health": health.HEALTH, "metrics": metrics.METRICS_OF_ALL}
+    app[STATES] = WorkerStates(app, worker, data.workers, kinds)
+    app[metrics.METRICS] = counts = Metrics()
+    app[metrics.TOKENS] = metrics.scrape_tokens(settings)
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
@@ -65,6 +71,7 @@ def create_app(
         web.get(f"{PREFIX}/health", health.get_health),
         web.get("/livez", health.get_livez),
         web.get("/readyz", health.get_readyz),
+        web.get("/metrics", metrics.get_metrics),
         *docs_routes(),
     ])  # fmt: skip
 
@@ -73,12 +80,17 @@ def create_app(
         spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
         quarantine = Quarantine(data.folder)
         totals = Totals(data.folder / "flushed.json")
-        flusher = Flusher(spool, store, totals, clickhouse_status, quarantine=quarantine, window=settings.dedup_window)
+        window = settings.dedup_window
+        flusher = Flusher(spool, store, totals, clickhouse_status, quarantine=quarantine, window=window, metrics=counts)
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
-        writer = BatchWriter(spool, flusher, limits, spool_status)
-        monitor = Monitor(writer, flusher, store, clickhouse_status)
+        writer = BatchWriter(spool, flusher, limits, spool_status, counts)
+        usage = Usage(data.folder)
+        monitor = Monitor(writer, flusher, store, clickhouse_status, counts, usage)
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
         app[track.INTAKE] = track.Intake(writer, RateLimit(settings.rate_limit) if settings.rate_limit else None)
+        read_parts(counts, writer, flusher, spool, quarantine, store)
+        read_states(counts, spool_status, clickhouse_status)
+        read_process(counts, usage, worker, embedded=store.embedded)
         app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
 
         try:
@@ -97,6 +109,7 @@ def create_app(
             await monitor.close()
             await flusher.close()
             await store.close()
+            usage.close()
 
     app.cleanup_ctx.append(parts)
     return app

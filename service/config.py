@@ -55,6 +55,9 @@ class Settings(BaseModel):
     read_tokens: SecretStr = _setting(
         SecretStr(""), "Tokens that may read statistics, separated by commas", "tokens separated by commas"
     )
+    metrics_token: SecretStr = _setting(
+        SecretStr(""), "Token that a scrape of /metrics must carry; without one, anyone may", "a token"
+    )
     tokens_file: Path | None = _setting(
         None, "File of named tokens made by `analytics token new`; by default tokens.json in the data folder", "a file"
     )

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 
 from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
 from service.errors import Misconfigured, Rejected, Retryable
+from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.repeats import Lookups, Repeats, is_stored
 from service.segment import Segment
@@ -50,13 +51,22 @@ class _Batch(NamedTuple):
     segment: Segment
     rows: Rows | None
     tried: bool  # perhaps by an earlier process
+    accepted_at: float  # the first of its events, on the monotonic clock
 
 
 class Flusher:
     """Owns the sealed segments. Methods belong to the event loop; disk work is done on one thread."""
 
     def __init__(
-        self, spool: Spool, store: Inserter, totals: Totals, status: Status, *, quarantine: Quarantine, window: float
+        self,
+        spool: Spool,
+        store: Inserter,
+        totals: Totals,
+        status: Status,
+        *,
+        quarantine: Quarantine,
+        window: float,
+        metrics: Metrics,
     ) -> None:
         self.totals = totals
         self.quarantine = quarantine
@@ -67,6 +77,7 @@ class Flusher:
         self.heard_at = 0.0
         #: Whether the batch at hand has failed and is tried again: then only an insert shows that ClickHouse works.
         self.retrying = False
+        self._metrics = metrics
         self._spool = spool
         self._store = store
         self._status = status
@@ -81,16 +92,33 @@ class Flusher:
         self._quarantine_reason = ""
         self._task: asyncio.Task[None] | None = None
 
-    def submit(self, segment: Segment, rows: Rows | None, *, keep: bool = False, tried: bool = False) -> None:
+    @property
+    def oldest_at(self) -> float | None:
+        """When the first event of the oldest batch was accepted, on the monotonic clock; None if none is queued."""
+        return min((batch.accepted_at for batch in self._queue), default=None)
+
+    def submit(
+        self,
+        segment: Segment,
+        rows: Rows | None,
+        *,
+        keep: bool = False,
+        tried: bool = False,
+        accepted_at: float | None = None,
+    ) -> None:
         """Queue a sealed segment. ``rows`` spares reading it back; they are let go of when many are queued.
 
-        ``tried``: an earlier process may have inserted it.
+        ``tried``: an earlier process may have inserted it. ``accepted_at``: its first event, on the monotonic clock;
+        None for one that was found on disk.
         """
+        if accepted_at is None:
+            self._metrics.events_recovered.add(segment.rows)
+            accepted_at = time.monotonic() - max(0.0, time.time() - segment.made_at)
         if rows is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
             rows = None
         self._in_memory += rows is not None
         self.pending_rows += segment.rows
-        self._queue.append(_Batch(segment, rows, tried))
+        self._queue.append(_Batch(segment, rows, tried, accepted_at))
         self._empty.clear()
         self._submitted.set()
 
@@ -167,12 +195,16 @@ class Flusher:
         if rows is None:
             header, rows = await self._on_thread(self._load, segment)
         splits = await self._on_thread(self._spool.splits.of, segment.token)
-        quarantined = await self._insert(segment.token, header, rows, splits, tried=batch.tried)
+        quarantined, duplicate = await self._insert(segment.token, header, rows, splits, tried=batch.tried)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
         self._confirmed.add(segment.token)
         self.pending_rows -= segment.rows
-        seconds = time.monotonic() - started
+        now = time.monotonic()
+        seconds = now - started
+        self._metrics.batch_settled(
+            stored - duplicate, duplicate, quarantined, segment.rows - len(rows), seconds, now - batch.accepted_at
+        )
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
         _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
 
@@ -187,9 +219,9 @@ class Flusher:
 
     async def _insert(
         self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]], *, tried: bool
-    ) -> int:
-        """Insert all rows that ClickHouse takes, quarantine the others, and return how many those are."""
-        quarantined = 0
+    ) -> tuple[int, int]:
+        """Insert all rows that ClickHouse takes, quarantine the others; how many those are, and how many repeats."""
+        quarantined = duplicate = 0
         ranges = [(0, len(rows))] if rows else []
         while ranges:
             start, stop = part = ranges.pop()
@@ -199,7 +231,7 @@ class Flusher:
             if part not in splits:
                 name = token if stop - start == len(rows) else f"{token}-{start}-{stop}"
                 try:
-                    await self._insert_part(name, header, rows[start:stop], tried=tried)
+                    duplicate += await self._insert_part(name, header, rows[start:stop], tried=tried)
                     continue
                 except Rejected as error:
                     if stop - start == 1:
@@ -210,14 +242,19 @@ class Flusher:
                 await self._on_thread(self._spool.splits.record, token, start, stop)
             middle = (start + stop) // 2
             ranges += [(middle, stop), (start, middle)]
-        return quarantined
+        return quarantined, duplicate
 
-    async def _insert_part(self, token: str, header: Header, rows: Rows, *, tried: bool) -> None:
-        """Insert these rows as one block. ``tried``: an earlier try may have stored them, and nobody heard of it."""
-        tries = 0
+    async def _insert_part(self, token: str, header: Header, rows: Rows, *, tried: bool) -> int:
+        """Insert these rows as one block; how many were repeats.
+
+        ``tried``: an earlier try may have stored them, and nobody heard of it.
+        """
+        tries, repeats = 0, -1
         while True:
             try:
                 fresh = await self._repeats.without(header, rows)
+                if repeats < 0:  # later, rows that a try of ours has stored are among them
+                    repeats = len(rows) - len(fresh)
                 if fresh and not (tried and await is_stored(self._store, header, fresh)):
                     columns = await self._on_thread(to_columns, fresh, header.types)
                     await self._store.insert(header, columns, token)
@@ -232,7 +269,7 @@ class Flusher:
                 raise
             else:
                 self._answered()
-                return
+                return repeats
             await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
             tries = min(tries + 1, 16)
 

@@ -2,7 +2,8 @@
 
 Every second it tries the disk, unless a group was just written, and asks ClickHouse for a sign of
 life, unless an insert was just answered; and it looks after the quarantine, which a command may
-have changed. Before that it makes the store ready, however long that
+have changed. It measures how late
+the event loop is, and what the process uses. Before that it makes the store ready, however long that
 takes: events are taken and kept meanwhile.
 """
 
@@ -12,11 +13,17 @@ import time
 
 from service.errors import Misconfigured, StoreError
 from service.flusher import Flusher
+from service.metrics import Metrics
 from service.status import Status
 from service.store import Store
+from service.usage import Usage
 from service.writer import BatchWriter
 
 INTERVAL = 1.0
+#: How often it is looked what the process and the disk use, in seconds.
+USAGE_INTERVAL = 2.0
+#: How often it is measured how late the event loop is, in seconds.
+LAG_INTERVAL = 0.5
 #: A timer of ours that is later than this, in seconds, is told: no client was answered meanwhile.
 LATE_WARNED = 1.0
 _log = logging.getLogger(__name__)
@@ -25,7 +32,11 @@ _log = logging.getLogger(__name__)
 class Monitor:
     """Owns the background checks, from ``start`` to ``close``."""
 
-    def __init__(self, writer: BatchWriter, flusher: Flusher, store: Store, clickhouse: Status) -> None:
+    def __init__(
+        self, writer: BatchWriter, flusher: Flusher, store: Store, clickhouse: Status, metrics: Metrics, usage: Usage
+    ) -> None:
+        self._metrics = metrics
+        self._usage = usage
         self._writer = writer
         self._flusher = flusher
         self._store = store
@@ -50,6 +61,8 @@ class Monitor:
     def start(self) -> None:
         """Begin to watch. The flusher starts as soon as the store is ready."""
         self._tasks = [
+            asyncio.create_task(self._watch_loop(), name="watch-loop"),
+            asyncio.create_task(self._watch_usage(), name="watch-usage"),
             asyncio.create_task(self._watch_spool(), name="watch-spool"),
             asyncio.create_task(self._watch_quarantine(), name="watch-quarantine"),
             asyncio.create_task(self._watch_clickhouse(), name="watch-clickhouse"),
@@ -65,11 +78,21 @@ class Monitor:
     async def _watch_spool(self) -> None:
         while True:
             await self._writer.probe()
-            started = time.monotonic()
             await asyncio.sleep(INTERVAL)
-            late = time.monotonic() - started - INTERVAL
+
+    async def _watch_loop(self) -> None:
+        while True:
+            started = time.monotonic()
+            await asyncio.sleep(LAG_INTERVAL)
+            late = max(0.0, time.monotonic() - started - LAG_INTERVAL)
+            self._metrics.timer_late(late)
             if late > LATE_WARNED:
                 _log.warning("nothing ran for %.1f s: the process was stopped, starved of CPU, or blocked", late)
+
+    async def _watch_usage(self) -> None:
+        while True:
+            await self._usage.refresh()
+            await asyncio.sleep(USAGE_INTERVAL)
 
     async def _watch_quarantine(self) -> None:
         while True:

@@ -19,6 +19,11 @@ class Segment(NamedTuple):
     path: Path
     size: int
 
+    @property
+    def made_at(self) -> float:
+        """When its first event came, in seconds since 1970: its token tells."""
+        return int(self.token[:12], 16) / 1000
+
 
 def new_token(milliseconds: int) -> str:
     """A token that was never used."""

@@ -59,6 +59,8 @@ class Spool:
         #: Rows and bytes in the open segment.
         self.open_rows = 0
         self.open_size = 0
+        #: Seconds that the last fdatasync took.
+        self.sync_seconds = 0.0
         self._added = self._dropped = 0  # bytes, each counted by one thread alone
         #: Names of files in the folder that are none of ours: reported, never touched.
         self.strangers: list[str] = []
@@ -130,7 +132,9 @@ class Spool:
             self._create()
         frame = encode_frame(payload, rows)
         write_all(self._fd, frame)
+        started = time.perf_counter()
         os.fdatasync(self._fd)
+        self.sync_seconds = time.perf_counter() - started
         if not os.fstat(self._fd).st_nlink:  # the sync succeeds, and keeps nothing
             raise OSError(errno.ENOENT, "the open segment was deleted", str(self._path))
         self.open_rows += rows

@@ -24,6 +24,7 @@ from schemas.events import DEFAULT_PRIORITY
 from schemas.rows import Row, encode_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
+from service.metrics import Metrics
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
@@ -63,8 +64,11 @@ class _Waiter(NamedTuple):
 class BatchWriter:
     """Owns the open segment. All methods belong to the event loop; disk work is done on one thread."""
 
-    def __init__(self, spool: Spool, flusher: Flusher, limits: Limits, status: Status) -> None:
+    def __init__(self, spool: Spool, flusher: Flusher, limits: Limits, status: Status, metrics: Metrics) -> None:
         self.limits = limits
+        #: When the first event of the open batch was accepted, on the monotonic clock; None if it is empty.
+        self.oldest_at: float | None = None
+        self._metrics = metrics
         self._spool = spool
         self._flusher = flusher
         self._status = status
@@ -207,15 +211,18 @@ class BatchWriter:
         else:
             self._status.works()
             self._synced_at = time.monotonic()
+            before = len(self._rows)
             for waiter in group:
                 self._rows += waiter.rows
+            if group:
+                self._count(len(self._rows) - before, started)
         for waiter in group:
             self._waiting_bytes -= waiter.size
             waiter.done(SpoolFailed() if error else None)
         if sealed:
             # After a failed write the file is not to be trusted: then the flusher inserts from memory.
-            self._flusher.submit(sealed, self._rows, keep=bool(error))
-            self._rows = []
+            self._flusher.submit(sealed, self._rows, keep=bool(error), accepted_at=self.oldest_at)
+            self._rows, self.oldest_at = [], None
             self._due = False
             if self._timer:
                 self._timer.cancel()
@@ -224,6 +231,14 @@ class BatchWriter:
             self._timer = asyncio.get_running_loop().call_at(started + self.limits.flush_interval, self._on_age)
         elif not self._rows:
             self._due = False
+
+    def _count(self, rows: int, started: float) -> None:
+        if self.oldest_at is None:
+            self.oldest_at = started
+        self._metrics.events_accepted.add(rows)
+        self._metrics.group_events.observe(rows)
+        self._metrics.group_seconds.observe(time.monotonic() - started)
+        self._metrics.fsync_seconds.observe(self._spool.sync_seconds)
 
     def _on_age(self) -> None:
         self._timer = None

@@ -20,6 +20,7 @@ from service.app import create_app
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dsn import parse_dsn
+from service.metrics import Metrics
 from service.store import Store
 from tests.support.clickhouse import query
 from tests.support.service import READ, WRITE, Service
@@ -104,6 +105,14 @@ def test_error_is_documented_and_in_the_tree(error: type[errors.AnalyticsError])
         assert table(DOCS / "errors.md")[error.__name__][0] == str(error.status)
         assert in_tree[1] in (None, str(error.status))
     assert f"`{error.__name__}`" in text
+
+
+def test_every_metric_is_documented_and_no_other() -> None:
+    rows = table(DOCS / "metrics.md")
+    assert rows == {
+        one.name: [one.kind, ", ".join(f"`{label}`" for label in one.labels) or "none", one.help]
+        for one in Metrics().all
+    }
 
 
 def test_every_column_is_documented_with_type_and_comment() -> None:

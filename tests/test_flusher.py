@@ -13,6 +13,7 @@ from schemas.rows import CURRENT, Header, Row, encode_header, encode_rows, make_
 from service import flusher as flusher_module
 from service.errors import Rejected, Retryable
 from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
+from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.segment import Segment
 from service.spool import Spool
@@ -61,6 +62,7 @@ class Rig:
             self.status,
             quarantine=Quarantine(folder),
             window=86_400,
+            metrics=Metrics(),
         )
 
     def seal(self, *names: str) -> tuple[Segment, list[Row]]:

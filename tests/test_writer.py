@@ -12,6 +12,7 @@ import pytest
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.rows import CURRENT, Row, decode_rows, encode_header, make_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
+from service.metrics import Metrics
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
@@ -27,7 +28,7 @@ class Sealed:
         self.batches: list[tuple[Segment, list[Row] | None, bool]] = []
         self.arrived = asyncio.Event()
 
-    def submit(self, segment: Segment, rows: list[Row] | None, *, keep: bool = False) -> None:
+    def submit(self, segment: Segment, rows: list[Row] | None, *, accepted_at: float, keep: bool = False) -> None:
         self.batches.append((segment, rows, keep))
         self.arrived.set()
 
@@ -41,7 +42,8 @@ class Rig:
         self.spool = Spool(folder / "spool", folder / "quarantine", encode_header(CURRENT))
         self.sealed = Sealed()
         self.status = Status("spool")
-        self.writer = BatchWriter(self.spool, self.sealed, LIMITS, self.status)  # type: ignore[arg-type]
+        self.metrics = Metrics()
+        self.writer = BatchWriter(self.spool, self.sealed, LIMITS, self.status, self.metrics)  # type: ignore[arg-type]
 
     def limit(self, **changed: Any) -> None:
         self.writer.limits = Limits(**{**LIMITS.__dict__, **changed})

@@ -30,6 +30,8 @@ class Store:
     def __init__(self, target: Target, *, migrating: bool) -> None:
         self.embedded = target.embedded
         self.ready = False
+        #: How often a call failed, by what that means (the kind of StoreError) and ClickHouse's code.
+        self.errors: dict[tuple[str, ...], int] = {}
         self._target = target
         self._migrating = migrating
         self._engine: Engine = Embedded(target.folder) if target.folder else Server(target.server)
@@ -93,6 +95,15 @@ class Store:
         await self._engine.close()
 
     async def _call(self, call: Awaitable[Any], seconds: float) -> Any:
+        try:
+            return await self._within(call, seconds)
+        except StoreError as error:
+            kind = type(error).__name__.lower()
+            failure = kind, str(error.code) if error.code else "network" if kind == "retryable" else "none"
+            self.errors[failure] = self.errors.get(failure, 0) + 1
+            raise
+
+    async def _within(self, call: Awaitable[Any], seconds: float) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 return await call

@@ -1,0 +1,58 @@
+"""Where each gauge reads its value at a scrape: the parts know it anyway, so that nothing is counted for it."""
+
+import platform
+import time
+from functools import partial
+
+from service import __version__
+from service.flusher import Flusher
+from service.metrics import Metrics
+from service.quarantine import Quarantine
+from service.spool import Spool
+from service.status import Status
+from service.store import Store
+from service.usage import Usage
+from service.worker import Worker
+from service.writer import BatchWriter
+
+
+def read_parts(
+    metrics: Metrics, writer: BatchWriter, flusher: Flusher, spool: Spool, quarantine: Quarantine, store: Store
+) -> None:
+    """Let the gauges of the spool, the quarantine and ClickHouse read these parts."""
+    metrics.pending_events.read = lambda: writer.open_rows + flusher.pending_rows
+    metrics.oldest_pending.read = lambda: _oldest(writer, flusher)
+    metrics.spool_bytes.read = lambda: spool.size
+    metrics.spool_max_bytes.read = lambda: writer.limits.spool_max_bytes
+    metrics.ready.read = lambda: writer.refusal() is None
+    metrics.quarantine_events.read = lambda: quarantine.held.events
+    metrics.quarantine_files.read = lambda: quarantine.held.files
+    metrics.quarantine_bytes.read = lambda: quarantine.held.bytes
+    metrics.clickhouse_errors.values = store.errors
+
+
+def read_states(metrics: Metrics, spool: Status, clickhouse: Status) -> None:
+    """Let the gauges that are 1 while a part works read these states."""
+    metrics.spool_up.read = lambda: spool.ok
+    metrics.clickhouse_up.read = lambda: clickhouse.ok
+
+
+def read_process(metrics: Metrics, usage: Usage, worker: Worker, *, embedded: bool) -> None:
+    """Let the gauges of the process and its disk read what was found last."""
+    metrics.workers.read = lambda: worker.count
+    metrics.build.label_values = (__version__, platform.python_version(), "embedded" if embedded else "server")
+    metrics.build.read = lambda: 1
+    metrics.disk_free.read = lambda: usage.disk_free
+    metrics.disk_size.read = lambda: usage.disk_size
+    own = (metrics.cpu, metrics.resident_bytes, metrics.virtual_bytes, metrics.open_files, metrics.max_files)
+    for metric in (*own, metrics.started):
+        metric.read = partial(_of_process, usage, metric.name)
+
+
+def _of_process(usage: Usage, name: str) -> float | None:
+    return usage.process.get(name)
+
+
+def _oldest(writer: BatchWriter, flusher: Flusher) -> float:
+    since = [one for one in (writer.oldest_at, flusher.oldest_at) if one is not None]
+    return time.monotonic() - min(since) if since else 0.0

@@ -1,0 +1,43 @@
+"""What the process and its disk use: found out on a thread of its own, since a disk may take its time."""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from prometheus_client import ProcessCollector
+
+
+class Usage:
+    """The values that ``refresh`` found last. Of a disk that does not answer they stay as they were."""
+
+    def __init__(self, folder: Path) -> None:
+        #: Bytes of the disk of ``folder``: free for us, and in all. None if not known.
+        self.disk_free: int | None = None
+        self.disk_size: int | None = None
+        #: What the process uses, by the name of the metric.
+        self.process: dict[str, float] = {}
+        self._folder = folder
+        self._collector = ProcessCollector(registry=None)
+        self._thread = ThreadPoolExecutor(1, "usage")
+
+    async def refresh(self) -> None:
+        """Bring the values up to date."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
+
+    def close(self) -> None:
+        """Let go of the thread."""
+        self._thread.shutdown(wait=False)
+
+    def _read(self) -> None:
+        try:
+            families = list(self._collector.collect())
+        except ValueError:  # a limit that is no number
+            families = []
+        self.process = {sample.name: sample.value for family in families for sample in family.samples}
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError:
+            self.disk_free = self.disk_size = None
+        else:
+            self.disk_free, self.disk_size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
