@@ -69,6 +69,18 @@ def test_latency_is_measured_and_every_event_is_stored(tmp_path: Path) -> None:
         assert 0 < result[name]["p50"] <= result[name]["p99"] < 30
 
 
+def test_an_outage_with_a_kill_in_the_middle_is_measured_and_every_event_is_stored(tmp_path: Path) -> None:
+    result = run("outage", tmp_path / "outage.json", "--seconds=2", "--connections=8")
+    outage, stored = result["outage"], result["stored"]
+    assert 0 < outage["acknowledged"] <= stored["backlog"] <= outage["acknowledged"] + outage["under_way"]
+    assert stored["ids"] == stored["rows"]
+    assert outage["backlog_bytes"] > outage["acknowledged"] * 100
+    assert 10e6 < outage["rss_first_third"] <= outage["rss_most"]
+    assert 0 < result["restart"]["first_event_seconds"] <= result["restart"]["ready_seconds"]
+    assert result["drain"]["live_acknowledged"] >= 100
+    assert result["drain"]["looks"] >= 1
+
+
 def test_stats_are_measured_at_each_size(tmp_path: Path) -> None:
     result = run("stats", tmp_path / "stats.json", "--rows=1000", "--seconds=0.1", "--events=1000")
     assert [(one["store"], one["route"], one["rows"]) for one in result["stats"]] == [
