@@ -1,9 +1,8 @@
 # One command for each job; CI runs `make check` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# How long a benchmark takes, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
+# How often a benchmark is repeated, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
 ROUNDS ?= 3
-SECONDS ?= 5
 ROWS ?= 1000000,10000000
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
@@ -11,7 +10,8 @@ CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos check format bench bench-latency bench-stats bench-profile bench-insert clean
+.PHONY: help setup run test chaos sweep check format bench bench-latency bench-stats bench-outage bench-profile \
+	bench-insert clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,9 @@ test: setup $(CLICKHOUSE)  ## run every test
 chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
+sweep: setup $(CLICKHOUSE)  ## every disk call fails once, in every way, SEED=7 SECONDS=60 for a part of it
+	$(BIN)/python -m tests.sweep $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
 check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,13 +44,16 @@ format: setup  ## put the code into the usual form
 	$(BIN)/ruff format .
 
 bench: setup $(CLICKHOUSE)  ## requests a second, in turn with the usual kind of service
-	$(BIN)/python -m tests.bench.run --rounds $(ROUNDS) --seconds $(SECONDS) $(if $(PLOT),--plot docs/performance.svg) $(ARGS)
+	$(BIN)/python -m tests.bench.run --rounds $(ROUNDS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PLOT),--plot docs/performance.svg) $(ARGS)
 
 bench-latency: setup $(CLICKHOUSE)  ## latency at half of the peak rate
 	$(BIN)/python -m tests.bench.latency $(ARGS)
 
 bench-stats: setup $(CLICKHOUSE)  ## statistics at size, and bytes on disk
 	$(BIN)/python -m tests.bench.stats --rows $(ROWS) $(ARGS)
+
+bench-outage: setup $(CLICKHOUSE)  ## ClickHouse away for SECONDS=1200 of full load, a kill -9, and the way back
+	$(BIN)/python -m tests.bench.outage $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 bench-profile: setup $(CLICKHOUSE)  ## where the microseconds go
 	$(BIN)/python -m tests.bench.hotspots $(ARGS)

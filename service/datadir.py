@@ -40,8 +40,11 @@ class DataDir:
                 f"the data folder {self.folder} is in use by another instance (process {holder}):"
                 " stop that one, or set ANALYTICS_DATA_DIR to another folder"
             ) from None
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        except OSError:  # it is for the message above; a full disk must not stop a start, which drains it
+            pass
 
     def use_private_temporary_folder(self) -> None:
         """Make and empty a folder of our own for temporary files.

@@ -179,7 +179,10 @@ class Spool:
         if rows:
             return self._rename_sealed(self._token, rows, self._path, size)
         self._added -= size
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:  # recovery deletes it
+            _log.error("could not delete %s, in which nothing is: %s", self._path, error)
         return None
 
     def _rename_sealed(self, token: str, rows: int, path: Path, size: int) -> Segment:
@@ -189,7 +192,8 @@ class Spool:
             path.rename(sealed)
         except OSError as error:
             _log.error("could not rename %s: %s", path, error)
-            sealed = path
+            if not sealed.exists():  # some file systems rename, and say that they failed
+                sealed = path
         return Segment(token, rows, sealed, size)
 
     def probe(self, *, sync: bool) -> None:

@@ -1,5 +1,7 @@
 """The spool on real files: what is durable, what recovery finds, what damage costs."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +70,24 @@ def test_tokens_are_unique_and_sort_by_age_even_if_the_clock_goes_back(
     again = make(tmp_path)
     assert [one.token for one in again.recover()] == sorted(tokens)
     assert seal(again, b"later").token[:12] >= tokens[-1][:12]
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_rename_that_fails_or_only_says_so_leaves_a_segment_that_can_be_read(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    rename = os.rename
+
+    def failing(*names: Path) -> None:
+        if done:
+            rename(*names)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "rename", failing)
+    segment = seal(spool, b"one")
+    assert spool.read(segment).payloads == [b"one"]
+    spool.drop(segment)
+    assert list(spool.folder.iterdir()) == []
 
 
 def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, spool: Spool) -> None:

@@ -164,6 +164,25 @@ async def test_a_failed_sync_fails_the_group_seals_the_file_and_goes_on(
     assert rig.on_disk() == ["kept", "after"]
 
 
+async def test_a_disk_that_fails_and_deletes_nothing_fails_the_group_and_not_those_after_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that has turned read-only: the file of which nothing was acknowledged stays, for recovery to delete."""
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        for name in ("fdatasync", "unlink"):
+            patch.setattr(os, name, failing)
+        for number in range(2):
+            async with asyncio.timeout(10):
+                with pytest.raises(SpoolFailed):
+                    await rig.writer.add(rows(f"refused-{number}"), 10)
+    await rig.writer.add(rows("after"), 10)
+    assert rig.on_disk() == ["after"]
+
+
 async def test_a_row_that_cannot_be_encoded_fails_its_group_and_no_other(rig: Rig) -> None:
     """It can't come through the parser; if it did, it must not stop the service."""
     bad = [(*rows("x")[0][:1], "\ud800", *rows("x")[0][2:])]

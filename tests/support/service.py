@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tests.support import wait_until
 
@@ -54,33 +54,43 @@ class Service:
         } | {name: str(value) for name, value in environment.items()}
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self._offset = 0
 
     def start(self, *, wait: bool = True, prefix: tuple[str, ...] = ()) -> "Service":
         """Start it, and wait until it says where it listens. ``prefix`` is a command to run it under."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
         with self.output.open("ab") as output:
             offset = output.tell()
-            self.process = subprocess.Popen(
-                [*prefix, str(ANALYTICS), "serve"],
-                cwd=self.folder,
-                env=kept | self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = self._spawn(prefix, output)
+        self._offset = offset
         if wait:
-            found = wait_until(lambda: self._listening(offset), 30, lambda: f"not started: {self.log()[-3000:]}")
-            self.port = int(found[1])
+            wait_until(self._listening, 30, lambda: f"not started: {self.log()[-3000:]}")
         return self
 
-    def _listening(self, offset: int) -> re.Match[str] | None:
+    def _spawn(self, prefix: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
+        return subprocess.Popen(
+            [*prefix, str(ANALYTICS), "serve"],
+            cwd=self.folder,
+            env=kept | self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def listens(self) -> bool:
+        """Whether it has said where it listens since its start; ``port`` is right then."""
+        text = self.output.read_bytes()[self._offset :].decode(errors="replace")
+        found = re.search(r"takes events at http://[^\s]*:(\d+)", text)
+        self.port = int(found[1]) if found else 0
+        return bool(found)
+
+    def _listening(self) -> bool:
         assert self.process
-        text = self.output.read_bytes()[offset:].decode(errors="replace")
         if self.process.poll() is not None:
-            raise AssertionError(f"ended with {self.process.returncode}: {text[-3000:]}")
-        return re.search(r"takes events at http://[^\s]*:(\d+)", text)
+            raise AssertionError(f"ended with {self.process.returncode}: {self.log()[-3000:]}")
+        return self.listens()
 
     def log(self) -> str:
         """All that it has printed."""

@@ -1,0 +1,48 @@
+"""A sample of the sweep over every disk call, by a seed that is printed; `make sweep SEED=…` goes on with it."""
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tests.support.disk_calls import CALLS, WRITES
+
+ROOT = Path(__file__).parents[1]
+#: What strace shows of a call on a file: its name, and the path, of the file or after its descriptor.
+SHOWN = re.compile(r'^\d+ +(\w+)\((?:AT_FDCWD(?:<[^>]*>)?, )?(?:\d+<([^>]*)>|"([^"]*)")(.*)$')
+SAME = {"mkdirat": "mkdir", "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "rmdir": "unlink"}
+
+
+def sweep(*arguments: str) -> str:
+    """What the command prints. It runs apart from the tests: who forks must have no threads."""
+    command = [sys.executable, "-m", "tests.sweep", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def test_a_disk_call_that_fails_or_is_the_last_loses_nothing_and_doubles_nothing() -> None:
+    seed = int(os.environ.get("ANALYTICS_TEST_SWEEP_SEED", random.randrange(10**6)))
+    print(sweep(f"--seed={seed}", "--seconds=20"))
+
+
+def test_the_sweep_knows_every_disk_call_of_the_service(tmp_path: Path) -> None:
+    """What strace sees of a life, the sweep counts too: no call could fail unswept."""
+    log = tmp_path / "strace.log"
+    said = json.loads(sweep(f"--strace={log}").splitlines()[-1])
+    counted = Counter((call, path) for call, path in said["calls"])
+    seen: Counter[tuple[str, str]] = Counter()
+    for line in log.read_text(errors="replace").splitlines():
+        if (found := SHOWN.match(line)) and (path := found[2] or found[3]).startswith(f"{said['data']}/"):
+            call = SAME.get(found[1], found[1])
+            listing = call == "openat" and "O_DIRECTORY" in found[4] and "O_NONBLOCK" in found[4]
+            # The count for people is written past `os`: to open its file is what can fail of it.
+            if not listing and not (call in WRITES and path.endswith("/flushed.tmp")):
+                seen[call, path] += 1
+    assert set(CALLS.values()) >= {call for call, _ in seen}
+    assert len(seen) > 50
+    assert not seen - counted
