@@ -15,6 +15,7 @@ from aiohttp import web
 from schemas.rows import CURRENT, encode_header
 from service.api import body, health, loss, metrics, stats, track
 from service.api.auth import TOKENS
+from service.api.connection import LOAD, Load
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
@@ -25,7 +26,7 @@ from service.config import Settings
 from service.datadir import DataDir
 from service.errors import StartError
 from service.flusher import Flusher
-from service.gauges import read_parts, read_process, read_states
+from service.gauges import read_load, read_parts, read_process, read_states
 from service.metrics import Metrics
 from service.monitor import Monitor
 from service.quarantine import Quarantine
@@ -61,6 +62,7 @@ def create_app(
     app[STATES] = WorkerStates(app, worker, data.workers, kinds)
     app[metrics.METRICS] = counts = Metrics()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)
+    app[LOAD] = Load(settings.max_inflight_bytes)
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
@@ -89,6 +91,7 @@ def create_app(
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
         app[track.INTAKE] = track.Intake(writer, RateLimit(settings.rate_limit) if settings.rate_limit else None)
         read_parts(counts, writer, flusher, spool, quarantine, store)
+        read_load(counts, app[LOAD])
         read_states(counts, spool_status, clickhouse_status)
         read_process(counts, usage, worker, embedded=store.embedded)
         app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
@@ -119,7 +122,10 @@ def direct_way(app: web.Application) -> Way:
     """The way of POSTs of events past this application, once it has started up."""
     settings = app[body.SETTINGS]
     heads = Heads({PREFIX: True, f"{PREFIX}/batch": False}, app[TOKENS])
-    return Way(heads, app[track.INTAKE], app[LEAVING], settings.max_body_bytes, settings.body_timeout)
+    counts = app[metrics.METRICS]
+    single, batch = (counts.requests("POST", path) for path in (PREFIX, f"{PREFIX}/batch"))
+    limits = settings.max_body_bytes, settings.body_timeout
+    return Way(heads, app[track.INTAKE], counts, single, batch, app[LEAVING], *limits)
 
 
 def announce_stop(app: web.Application, seconds: float) -> None:

@@ -13,6 +13,7 @@
     │   ├── RateLimited         429 the token sends more than it may, send again after Retry-After
     │   └── Unavailable         503 no promise was made, send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
+    │       │   └── Shed            for those of this priority, since it nears its cap
     │       ├── SpoolFailed         the disk refused the events
     │       ├── Overloaded          too much is in flight already
     │       ├── Stopping            the service is shutting down
@@ -128,6 +129,12 @@ class SpoolFull(Unavailable):
     """The spool has no room for the events."""
 
     detail = "The spool is full; nothing of this request was kept"
+
+
+class Shed(SpoolFull):
+    """The spool nears its cap, and takes events of higher priority only."""
+
+    detail = "The spool is nearly full and takes events of higher priority only; nothing of this request was kept"
 
 
 class SpoolFailed(Unavailable):

@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 from service import __version__
+from service.api.connection import Load
 from service.flusher import Flusher
 from service.metrics import Metrics
 from service.quarantine import Quarantine
@@ -29,6 +30,14 @@ def read_parts(
     metrics.quarantine_files.read = lambda: quarantine.held.files
     metrics.quarantine_bytes.read = lambda: quarantine.held.bytes
     metrics.clickhouse_errors.values = store.errors
+
+
+def read_load(metrics: Metrics, load: Load) -> None:
+    """Let the gauges of the connections read this."""
+    metrics.connections.read = lambda: load.connections
+    metrics.connections_closed.values = load.closed
+    metrics.inflight_bytes.read = lambda: load.bytes
+    metrics.inflight_max_bytes.read = lambda: load.max_bytes
 
 
 def read_states(metrics: Metrics, spool: Status, clickhouse: Status) -> None:

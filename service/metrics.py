@@ -9,8 +9,10 @@ Numbers begin at zero with the process. At any moment, of one life of it:
     accepted + recovered = flushed + duplicate + quarantined + lost + pending
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 from service.recent import Recent
@@ -168,6 +170,12 @@ class _HttpRequests(Counter):
         ]
 
 
+@lru_cache
+def _reason(error: str) -> str:
+    """The name of an error as that of a reason: ``SpoolFull`` is spool_full."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error).lower()
+
+
 class Metrics:
     """All metrics of this process."""
 
@@ -197,7 +205,7 @@ class Metrics:
         # -- events
         self.events_accepted = Counter("analytics_events_accepted_total", "Events made durable and acknowledged")
         self.events_refused = Counter(
-            "analytics_events_refused_total", "Events refused in requests of which others were kept", ("reason",)
+            "analytics_events_refused_total", "Events of batch requests that were refused, each for itself", ("reason",)
         )
         self.events_recovered = Counter(
             "analytics_events_recovered_total", "Acknowledged events of earlier lives found on disk, or sent back to it"
@@ -275,6 +283,15 @@ class Metrics:
             found = Requests(self.http_seconds.of(method, route))
             self.http_requests.routes[method, route] = found
         return found
+
+    def refused(self, error: type[Exception]) -> None:
+        """Count a request that was refused with this error."""
+        self.requests_refused.add(1, _reason(error.__name__))
+
+    def events_not_taken(self, refused: Mapping[str, int]) -> None:
+        """Count the events that were refused, by why, in a request of which others may have been kept."""
+        for reason, events in refused.items():
+            self.events_refused.add(events, reason)
 
     def batch_settled(
         self, flushed: int, duplicate: int, quarantined: int, lost: int, seconds: float, visible_after: float

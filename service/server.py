@@ -10,7 +10,7 @@ from functools import partial
 from aiohttp import web
 
 from service import __version__, tokens
-from service.api.connection import Load
+from service.api.connection import LOAD
 from service.api.direct import DirectConnection
 from service.api.listener import Listener, connections_limit, require_c_parser
 from service.app import announce_stop, create_app, direct_way
@@ -52,7 +52,7 @@ async def run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.To
     try:
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
-        load = Load(settings.max_inflight_bytes)
+        load = app[LOAD]
         connect = partial(DirectConnection, runner.server, load, direct_way(app))
         listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout)
         try:

@@ -19,7 +19,8 @@ from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.metrics import Page, scrape
 from tests.support.proxy import Proxy
-from tests.support.service import READ, Service
+from tests.support.service import BATCH, EVENTS, READ, WRITE, Service, compressed
+from tests.support.wire import connect, exchange, head, statuses
 
 TOKEN = "metrics-token-of-tests"
 
@@ -118,6 +119,65 @@ def test_metrics_agree_with_what_was_sent_and_stored(make_service: Callable[...,
     assert page.get("analytics_fsync_duration_seconds_sum") < page.get("analytics_group_commit_duration_seconds_sum")
     assert 0 < page.get("analytics_disk_free_bytes") < page.get("analytics_disk_size_bytes")
     assert 10e6 < page.get("process_resident_memory_bytes") < 1e9
+
+
+def test_each_answer_is_counted_once_by_route_and_status_and_each_refusal_by_its_reason(
+    make_service: Callable[..., Service], server_dsn: str
+) -> None:
+    service = make_service(
+        server_dsn, ANALYTICS_MAX_BODY_BYTES=5000, ANALYTICS_BODY_TIMEOUT=0.2, ANALYTICS_MAX_CONNECTIONS=2
+    ).start()
+    event = {"event_name": "e"}
+    for _ in range(3):
+        assert service.post(event).status == 200  # past aiohttp
+    assert service.send("POST", EVENTS, compressed(event), WRITE, Content_Encoding="gzip").status == 200
+    assert service.post({"event_name": ""}).status == 422
+    assert service.post(event, token="wrong").status == 401
+    assert service.post(event, token=READ).status == 403
+    assert service.post(b" " * 5001).status == 413
+    assert service.send("POST", EVENTS, b"x", WRITE, Content_Encoding="gzip").status == 400
+    assert service.send("POST", EVENTS, b"x", WRITE, Content_Encoding="br").status == 415
+    lenient = service.post_batch([event, {}, {"event_name": ""}, event], Prefer="handling=lenient")
+    assert lenient.json["events_failed"] == 2
+    assert service.send("GET", "/nowhere/1").status == service.send("GET", "/nowhere/2").status == 404
+    assert service.send("PURGE", EVENTS).status == 405
+    assert statuses(exchange(service, [head("Content-Length: 9"), b"{"])) == [408]
+    assert statuses(exchange(service, [b"GET / HTTP/1.1\r\nno header\r\n\r\n"])) == [400]
+    with connect(service), connect(service):
+        wait_until(lambda: statuses(exchange(service, [b"GET"])) == [503])
+    wait_until(lambda: service.send("GET", "/livez").status == 200)
+    page = scrape(service)
+
+    answered = {
+        (labels["method"], labels["route"], int(labels["status"])): count
+        for labels, count in page.series("analytics_http_requests_total")
+    }
+    by_status = {200: 4, 400: 1, 401: 1, 403: 1, 408: 1, 413: 1, 415: 1, 422: 1}
+    assert answered == {("POST", EVENTS, status): count for status, count in by_status.items()} | {
+        ("POST", BATCH, 200): 1, ("GET", "unknown", 404): 2, ("unknown", "unknown", 405): 1, ("GET", "/livez", 200): 1,
+    }  # fmt: skip
+    assert page.get("analytics_http_request_duration_seconds_count") == sum(answered.values())
+    refused = {
+        one.labels["reason"]: one.value for one in page.samples if one.name == "analytics_requests_refused_total"
+    }
+    assert refused == dict.fromkeys(
+        (
+            "bad_request",
+            "unauthorized",
+            "forbidden",
+            "body_timeout",
+            "body_too_large",
+            "unsupported_encoding",
+            "invalid",
+        ),
+        1,
+    )
+    assert page.get("analytics_events_refused_total", reason="invalid") == 2
+    assert page.get("analytics_events_accepted_total") == 6
+    assert page.get("analytics_connections_closed_total", reason="not_http") == 1
+    assert page.get("analytics_connections_closed_total", reason="too_many") >= 1
+    assert page.get("analytics_connections") == 1
+    assert page.get("analytics_inflight_bytes") == 0
 
 
 def test_without_clickhouse_the_page_says_so_and_after_a_restart_where_its_events_are(

@@ -8,7 +8,7 @@ those and aborts them. Nothing here costs a request more than a few attributes.
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aiohttp import web
@@ -46,6 +46,15 @@ class Load:
     bytes: int = 0
     unfinished_bytes: int = 0
     connections: int = 0
+    #: How many connections were closed on our own account, by why.
+    closed: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def count_closed(self, reason: str, connections: int = 1) -> None:
+        """Count connections that are closed on our own account."""
+        self.closed[reason,] = self.closed.get((reason,), 0) + connections
+
+
+LOAD: web.AppKey[Load] = web.AppKey("load", Load)
 
 
 class Connection(web.RequestHandler):
@@ -82,6 +91,7 @@ class Connection(web.RequestHandler):
             self._unfinished_bytes += len(data)
             self._load.unfinished_bytes += len(data)
             if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
+                self._load.count_closed("hoarding")
                 _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
                 self.abort()
                 return
@@ -135,6 +145,7 @@ class Connection(web.RequestHandler):
         if status != 400 or not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         _not_http(logging.INFO, "refused what is no valid HTTP: %s", type(exc).__name__)
+        self._load.count_closed("not_http")
         response = json_response({"detail": "The request is not valid HTTP, or its head is too large"}, 400)
         response.force_close()
         return response

@@ -13,6 +13,7 @@ aiohttp waits for a request and has been given none but whole ones.
 
 import asyncio
 import logging
+import time
 from typing import NamedTuple
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from service.api.heads import Head, Heads
 from service.api.respond import answer_bytes, json_body, request_id_of
 from service.api.track import Accepted, Intake
 from service.errors import BodyTimeout, Overloaded, RequestError, SpoolFailed
+from service.metrics import Metrics, Requests
 
 #: What a client may send ahead while its request is on the way to disk; beyond, we stop reading.
 AHEAD_MAX_BYTES = 2**16
@@ -34,6 +36,9 @@ class Way(NamedTuple):
 
     heads: Heads
     intake: Intake
+    metrics: Metrics
+    single: Requests
+    batch: Requests
     leaving: asyncio.Event
     max_body_bytes: int
     body_timeout: float
@@ -43,7 +48,8 @@ class DirectConnection(Connection):
     """A connection on which POSTs of events go the direct way, and everything else aiohttp's."""
 
     __slots__ = (
-        "_accepted", "_ahead", "_body_due", "_gathered", "_head", "_missing", "_settled_at", "_theirs", "_way",
+        "_accepted", "_ahead", "_begun_at", "_body_due", "_gathered", "_head", "_missing", "_settled_at",
+        "_theirs", "_way",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, load: Load, way: Way) -> None:
@@ -51,6 +57,7 @@ class DirectConnection(Connection):
         self._way = way
         self._theirs = 0  # bytes that aiohttp still waits for to the end of a request; negative where we can't tell
         self._head: Head | None = None  # of our request: its body is being gathered, or it is on its way to disk
+        self._begun_at = 0.0
         self._gathered: list[bytes] = []
         self._missing = 0
         self._body_due: asyncio.TimerHandle | None = None
@@ -102,7 +109,7 @@ class DirectConnection(Connection):
             self.end()
             return False
         self.keep_alive(False)  # aiohttp's timer would close the connection under the request; ours watches it
-        self._head = head
+        self._head, self._begun_at = head, time.perf_counter()
         missing = end + 4 + head.length - len(data)
         if missing <= 0:
             self._submit(data, data[end + 4 : end + 4 + head.length], data[end + 4 + head.length :])
@@ -171,12 +178,17 @@ class DirectConnection(Connection):
         request_id = head.request_id or request_id_of(None)
         if isinstance(what, Accepted):
             status, body, headers, closes = 200, what.body, what.headers, False
+            if what.refused:
+                self._way.metrics.events_not_taken(what.refused)
         else:
             status, body, headers, closes = what.status, json_body({"detail": what.detail}), what.headers, what.closes
+            self._way.metrics.refused(type(what))
         leaving = self._way.leaving.is_set()
         if closes or leaving:
             headers = {**headers, "Connection": "close"}
         transport.write(answer_bytes(body, request_id, status, headers))
+        requests = self._way.single if head.single else self._way.batch
+        requests.observe(status, time.perf_counter() - self._begun_at)
         if closes:
             self._linger()
         elif leaving:

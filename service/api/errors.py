@@ -2,19 +2,23 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
+from service.api.metrics import METRICS
 from service.api.respond import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
 
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
 #: The parser takes 0.9 and 2.0 too.
 _VERSIONS = (HttpVersion11, HttpVersion10)
+#: In the metrics, a method that is none of HTTP's, and a path that is no route.
+UNKNOWN = "unknown"
 _log = logging.getLogger(__name__)
 
 
@@ -23,14 +27,17 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
     connection: Any = request.protocol  # a Connection; a cast would be a call
     connection.begin()
+    started, metrics = time.perf_counter(), request.app[METRICS]
     request_id = request_id_of(request.headers.get(REQUEST_ID))
     try:
         if request.version not in _VERSIONS:
             raise BadFraming("The version must be HTTP/1.1 or HTTP/1.0")
         response = await handler(request)
     except Invalid as error:
+        metrics.refused(Invalid)
         response = json_response({"detail": error.errors}, 422)
     except RequestError as error:
+        metrics.refused(type(error))
         response = error_response(error)
     except web.HTTPException as error:
         kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
@@ -42,6 +49,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
     finally:
         connection.end()
+    metrics.requests(*_route(request)).observe(response.status, time.perf_counter() - started)
     response.headers[REQUEST_ID] = request_id
     response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
     if request.app[LEAVING].is_set():
@@ -59,3 +67,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             },
         )
     return response
+
+
+def _route(request: web.Request) -> tuple[str, str]:
+    """The method and the path as it is registered: few, whatever clients make up."""
+    resource = request.match_info.route.resource
+    return request.method if request.method in hdrs.METH_ALL else UNKNOWN, resource.canonical if resource else UNKNOWN

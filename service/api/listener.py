@@ -146,6 +146,7 @@ class Listener:
             self._load.connections -= 1
 
     def _refuse(self, client: socket.socket) -> None:
+        self._load.count_closed("too_many")
         self._full(logging.WARNING, "refused a connection: there are %d, as many as may be", self._max_connections)
         with client, contextlib.suppress(OSError):
             client.send(_REFUSAL)
@@ -160,6 +161,7 @@ class Listener:
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
             overdue = [one for one in connections if one.is_overdue(now, self._header_timeout)]
             if overdue:
+                self._load.count_closed("overdue", len(overdue))
                 self._overdue(logging.INFO, "closed %d connections that were silent or too slow", len(overdue))
             for one in overdue:
                 one.abort()

@@ -14,8 +14,9 @@ from schemas.refusals import ErrorItem
 from schemas.rows import Row, derive_event_id, id_text, make_rows
 from service.api.auth import authorize
 from service.api.body import read_body
+from service.api.metrics import METRICS
 from service.api.respond import body_response, json_body
-from service.errors import BadRequest, SpoolFull
+from service.errors import BadRequest, Shed
 from service.ratelimit import RateLimit
 from service.writer import BatchWriter
 
@@ -24,11 +25,15 @@ IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 
 
 class Accepted(NamedTuple):
-    """What a request brought: rows to be made durable, and the answer that is true once they are."""
+    """What a request brought: rows to be made durable, and the answer that is true once they are.
+
+    ``refused`` are the events of a batch request that were not taken: how many, by why.
+    """
 
     rows: list[Row]
     body: bytes
     headers: Mapping[str, str] = {}
+    refused: Mapping[str, int] = {}
 
 
 class Intake:
@@ -47,7 +52,7 @@ class Intake:
         """One event. Raises Invalid, RequestError."""
         event = parse_event(body)
         if event.priority in self.writer.shed_priorities():
-            raise SpoolFull(retry_after=self.writer.seconds_to_room())
+            raise Shed(retry_after=self.writer.seconds_to_room())
         now = time.time_ns() // 1000
         rows = make_rows(ParsedBatch([event]), source=source, received_at=now, derived_ids=_derived(source, key, [0]))
         self._count(source, 1)
@@ -64,14 +69,16 @@ class Intake:
         received = len(batch.events) + len(invalid)
         places = [place for place in range(received) if place not in invalid]
         headers = {"Preference-Applied": "handling=lenient"} if lenient else {}
+        refused_by = {"invalid": len(invalid)} if invalid else {}
         if shed := self.writer.shed_priorities():
-            retry_after = SpoolFull(retry_after=self.writer.seconds_to_room())
+            retry_after = Shed(retry_after=self.writer.seconds_to_room())
             places, refused = _shed(batch, places, shed)
             if refused and not places:
                 raise retry_after
             if refused:
                 errors += refused
                 headers |= retry_after.headers
+                refused_by["shed"] = len(refused)
         now = time.time_ns() // 1000
         rows = make_rows(batch, source=source, received_at=now, derived_ids=_derived(source, key, places))
         self._count(source, len(rows))
@@ -84,7 +91,7 @@ class Intake:
             "message": f"{failed} of {received} events were not taken" if failed else "Batch accepted",
             "timestamp": _iso(now),
         }
-        return Accepted(rows, json_body(ack | ({"errors": errors} if errors else {})), headers)
+        return Accepted(rows, json_body(ack | ({"errors": errors} if errors else {})), headers, refused_by)
 
     def _count(self, source: str, events: int) -> None:
         if self.rate_limit and events:
@@ -121,6 +128,8 @@ async def _receive(request: web.Request) -> tuple[str, bytes, str | None]:
 async def _keep(request: web.Request, accepted: Accepted, size: int) -> web.Response:
     if accepted.rows:
         await request.app[WRITER].add(accepted.rows, size)
+    if accepted.refused:
+        request.app[METRICS].events_not_taken(accepted.refused)
     return body_response(accepted.body, headers=accepted.headers)
 
 

@@ -19,6 +19,10 @@ class Page:
         assert found, (name, labels, [one for one in self.samples if one.name == name])
         return float(sum(found))
 
+    def series(self, name: str) -> list[tuple[dict[str, str], float]]:
+        """The samples of that name, each as its labels and its value."""
+        return [(one.labels, one.value) for one in self.samples if one.name == name]
+
     def balance(self) -> dict[str, float]:
         """Where the acknowledged events of this life of the process are, asserted to add up."""
         counts = ("accepted", "recovered", "flushed", "duplicate", "quarantined", "lost")
