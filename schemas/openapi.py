@@ -8,8 +8,10 @@ from schemas.events import Event, EventBatch
 from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Loss, Probe, Stats, ValidationErrorBody
 
 _MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, Loss, ValidationErrorBody, ErrorBody, Health, Probe)
+_IN_ADDRESS: list[dict[str, list[str]]] = [{"BeaconToken": []}]
 _BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
-_PREFIX = "/api/v1/analytics"
+#: Where the contract has the routes.
+PREFIX = "/api/v1/analytics"
 _PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -44,8 +46,8 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 }
 
 
-def document(version: str) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of this version of the service."""
+def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of this version of the service, its routes under ``prefix``."""
     _, schemas = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_ref("{model}"))
     return {
         "openapi": "3.1.0",
@@ -56,16 +58,26 @@ def document(version: str) -> dict[str, Any]:
             "x-service-version": version,
         },
         "paths": {
-            _PREFIX: {"post": _post("track_event", "Track Event", "Event", "EventAck", parameters=[_KEY])},
-            f"{_PREFIX}/batch": {
+            prefix: {"post": _post("track_event", "Track Event", "Event", "EventAck", parameters=[_KEY])},
+            f"{prefix}/batch": {
                 "post": _post("track_batch", "Track Batch", "EventBatch", "BatchAck", parameters=[_PREFER, _KEY])
             },
-            f"{_PREFIX}/stats": {
+            f"{prefix}/beacon": {
+                "post": _post(
+                    "track_beacon",
+                    "Track Batch As A Page Is Closed",
+                    "EventBatch",
+                    "BatchAck",
+                    parameters=[_KEY],
+                    security=_IN_ADDRESS,
+                )
+            },
+            f"{prefix}/stats": {
                 "get": _operation(
                     "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
                 )
             },
-            f"{_PREFIX}/loss": {
+            f"{prefix}/loss": {
                 "get": _operation(
                     "get_loss",
                     "Get Loss Of A Session",
@@ -74,13 +86,16 @@ def document(version: str) -> dict[str, Any]:
                     parameters=[_SESSION],
                 )
             },
-            f"{_PREFIX}/health": {"get": _operation("get_health", "Analytics Health", _probes("Health"))},
+            f"{prefix}/health": {"get": _operation("get_health", "Analytics Health", _probes("Health"))},
             "/livez": {"get": _operation("get_livez", "Liveness", {200: ("Probe", "The process answers")})},
             "/readyz": {"get": _operation("get_readyz", "Readiness", _probes("Probe"))},
         },
         "components": {
             "schemas": schemas["$defs"],
-            "securitySchemes": {"HTTPBearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "HTTPBearer": {"type": "http", "scheme": "bearer"},
+                "BeaconToken": {"type": "apiKey", "in": "query", "name": "token"},
+            },
         },
     }
 
@@ -89,7 +104,10 @@ def _post(operation: str, summary: str, body: str, ack: str, **more: Any) -> dic
     content = {"application/json": {"schema": {"$ref": _ref(body)}}}
     answers = {200: (ack, "OK"), 422: _INVALID} | _REFUSALS
     return _operation(
-        operation, summary, answers, security=_BEARER, requestBody={"required": True, "content": content}, **more
+        operation,
+        summary,
+        answers,
+        **{"security": _BEARER, "requestBody": {"required": True, "content": content}} | more,
     )
 
 

@@ -16,6 +16,7 @@ from schemas.rows import CURRENT, encode_header
 from service.api import body, health, loss, metrics, stats, track
 from service.api.auth import TOKENS
 from service.api.connection import LOAD, Load
+from service.api.cors import CORS, Cors, preflight
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
@@ -40,7 +41,6 @@ from service.usage import Usage
 from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
 
-PREFIX = "/api/v1/analytics"
 #: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
 BATCH_MAX_BYTES = 16 * 2**20
 #: How long a start waits for ClickHouse before it takes events without it, in seconds.
@@ -65,12 +65,14 @@ def create_app(
     app[LOAD] = Load(settings.max_inflight_bytes)
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
-    app.router.add_post(PREFIX, track.track_event, expect_handler=body.leave_expect)
-    app.router.add_post(f"{PREFIX}/batch", track.track_batch, expect_handler=body.leave_expect)
+    prefix = settings.path_prefix
+    app[CORS] = Cors(settings.cors_origins, prefix)
+    intake = {"": track.track_event, "/batch": track.track_batch, "/beacon": track.track_beacon}
+    answers = {"/stats": stats.get_stats, "/loss": loss.get_loss, "/health": health.get_health}
     app.router.add_routes([
-        web.get(f"{PREFIX}/stats", stats.get_stats),
-        web.get(f"{PREFIX}/loss", loss.get_loss),
-        web.get(f"{PREFIX}/health", health.get_health),
+        *(web.post(prefix + path, one, expect_handler=body.leave_expect) for path, one in intake.items()),
+        *(web.get(prefix + path, one) for path, one in answers.items()),
+        *(web.options(prefix + path, preflight) for path in (*intake, *answers) if app[CORS]),
         web.get("/livez", health.get_livez),
         web.get("/readyz", health.get_readyz),
         web.get("/metrics", metrics.get_metrics),
@@ -121,9 +123,10 @@ def create_app(
 def direct_way(app: web.Application) -> Way:
     """The way of POSTs of events past this application, once it has started up."""
     settings = app[body.SETTINGS]
-    heads = Heads({PREFIX: True, f"{PREFIX}/batch": False}, app[TOKENS])
+    paths = settings.path_prefix, f"{settings.path_prefix}/batch"
+    heads = Heads(dict(zip(paths, (True, False), strict=True)), app[TOKENS], app[CORS])
     counts = app[metrics.METRICS]
-    single, batch = (counts.requests("POST", path) for path in (PREFIX, f"{PREFIX}/batch"))
+    single, batch = (counts.requests("POST", path) for path in paths)
     limits = settings.max_body_bytes, settings.body_timeout
     return Way(heads, app[track.INTAKE], counts, single, batch, app[LEAVING], *limits)
 

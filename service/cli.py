@@ -53,8 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--scope", required=True, action="append", choices=tokens.SCOPES, help="write posts events, read reads stats"
     )
+    new.add_argument(
+        "--origin", action="append", default=[], help="in browsers, only for pages of this origin; may be given again"
+    )
     new.set_defaults(run=_token_new)
-    listing = actions.add_parser("list", help="names and scopes of the tokens in the file")
+    listing = actions.add_parser("list", help="names, scopes and origins of the tokens in the file")
     listing.set_defaults(run=_token_list)
     revoke = actions.add_parser("revoke", help="take a token out of the file; a running service needs a restart")
     revoke.add_argument("--name", required=True)
@@ -147,14 +150,14 @@ def _tokens_path(settings: Settings) -> Path:
 
 def _token_new(options: argparse.Namespace) -> None:
     path = _tokens_path(_settings())
-    print(tokens.create(path, options.name, options.scope))
+    print(tokens.create(path, options.name, options.scope, options.origin))
     print(f"Shown only now; its hash is in {path}. A running service takes it after a restart.", file=sys.stderr)
 
 
 def _token_list(options: argparse.Namespace) -> None:
     path = _tokens_path(_settings())
     for token in tokens.from_file(path).values():
-        print(f"{token.name}\t{','.join(sorted(token.scopes))}")
+        print(*(token.name, ",".join(sorted(token.scopes)), *sorted(token.origins)), sep="\t")
 
 
 def _token_revoke(options: argparse.Namespace) -> None:

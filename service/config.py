@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from schemas.openapi import PREFIX as API_PREFIX
 from service.errors import StartError
+from service.origins import parse_origin
 
 PREFIX = "ANALYTICS_"
 
@@ -29,6 +31,13 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _origins(value: object) -> object:
+    """``https://a.example, https://b.example`` as a tuple, each in the form in which a browser sends it."""
+    if not isinstance(value, str):
+        return value
+    return tuple(dict.fromkeys(parse_origin(one.strip()) for one in value.split(",") if one.strip()))
+
+
 class Settings(BaseModel):
     """All that a deployment can set."""
 
@@ -38,6 +47,15 @@ class Settings(BaseModel):
     port: int = _setting(
         8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535
     )
+    path_prefix: str = _setting(
+        API_PREFIX, "Path under which events are posted and statistics read, in place of the usual one",
+        "a path such as /api/v1/analytics: letters, digits, dashes and underscores between slashes, none at the end",
+        pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$", max_length=100,
+    )  # fmt: skip
+    cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _setting(
+        (), "Origins whose pages may use the service from a browser, separated by commas",
+        "origins as scheme://host or scheme://host:port, separated by commas; * is none",
+    )  # fmt: skip
     data_dir: Path = _setting(
         Path("data"), "Folder of the spool, the tokens and the embedded ClickHouse", "a folder that can be written"
     )

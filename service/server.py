@@ -107,8 +107,8 @@ def _say_ready(settings: Settings, data: DataDir, store: str, url: str, made: di
     token = made.get("write", "$TOKEN")
     lines += [
         "Send an event:",
-        f"  curl {url}/api/v1/analytics -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
+        f"  curl {url}{settings.path_prefix} -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
         if made
-        else f'  curl {url}/api/v1/analytics -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
+        else f'  curl {url}{settings.path_prefix} -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
     ]
     print("\n".join(lines), flush=True)

@@ -10,12 +10,13 @@ import re
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from service.disk import replace_durably
 from service.errors import StartError
+from service.origins import parse_origin
 
 Scope = Literal["write", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -23,16 +24,21 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Token(NamedTuple):
-    """What a known token is allowed, and the name that its events carry in the column ``source``."""
+    """What a known token is allowed, and the name that its events carry in the column ``source``.
+
+    ``origins``: of the requests that browsers make, it is for pages of these alone; none means any.
+    """
 
     name: str
     scopes: frozenset[Scope]
+    origins: frozenset[str] = frozenset()
 
 
 class _Entry(BaseModel):
     name: str
     scopes: list[Scope]
     sha256: str
+    origins: list[Annotated[str, AfterValidator(parse_origin)]] = []
 
 
 class _File(BaseModel):
@@ -60,20 +66,27 @@ def from_file(path: Path) -> dict[bytes, Token]:
     if path.stat().st_mode & 0o077:
         raise StartError(f"the tokens file {path} can be read by other users: chmod 600 {path}")
     try:
-        return {bytes.fromhex(one.sha256): Token(one.name, frozenset(one.scopes)) for one in file.tokens}
+        return {
+            bytes.fromhex(one.sha256): Token(one.name, frozenset(one.scopes), frozenset(one.origins))
+            for one in file.tokens
+        }
     except ValueError:
         raise StartError(f"the tokens file {path} is damaged: a sha256 is not hexadecimal") from None
 
 
-def create(path: Path, name: str, scopes: Iterable[Scope]) -> str:
+def create(path: Path, name: str, scopes: Iterable[Scope], origins: Iterable[str] = ()) -> str:
     """Make a token, add its hash to the file, and return it: the only time that it is seen. Raises StartError."""
     if not NAME.fullmatch(name):
         raise StartError(f"{name!r} is no name for a token: use 1 to 64 letters, digits, dots, dashes or underscores")
+    try:
+        listed = sorted({parse_origin(one) for one in origins})
+    except ValueError as error:
+        raise StartError(str(error)) from None
     file = _read(path) if path.exists() else _File()
     if any(one.name == name for one in file.tokens):
         raise StartError(f"the tokens file {path} has a token named {name} already: revoke it first, or choose another")
     token = f"{name}_{secrets.token_urlsafe(32)}"
-    file.tokens.append(_Entry(name=name, scopes=sorted(set(scopes)), sha256=digest(token).hex()))
+    file.tokens.append(_Entry(name=name, scopes=sorted(set(scopes)), sha256=digest(token).hex(), origins=listed))
     _replace(path, file)
     return token
 
@@ -100,6 +113,6 @@ def _read(path: Path) -> _File:
 
 def _replace(path: Path, file: _File) -> None:
     try:
-        replace_durably(path, file.model_dump_json(indent=2).encode() + b"\n")
+        replace_durably(path, file.model_dump_json(indent=2, exclude_defaults=True).encode() + b"\n")
     except OSError as error:
         raise StartError(f"the tokens file {path} can't be written: {error.strerror}") from None

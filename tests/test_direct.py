@@ -161,7 +161,12 @@ def test_what_is_remembered_is_bounded_and_means_the_same_again() -> None:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service without ClickHouse."""
     folder = tmp_path_factory.mktemp("direct")
-    service = Service(folder, ANALYTICS_CLICKHOUSE_DSN=NOWHERE, ANALYTICS_HEADER_TIMEOUT=1).start()
+    service = Service(
+        folder,
+        ANALYTICS_CLICKHOUSE_DSN=NOWHERE,
+        ANALYTICS_HEADER_TIMEOUT=1,
+        ANALYTICS_CORS_ORIGINS="https://shop.example",
+    ).start()
     yield service
     assert service.stop() == 0
     log = service.log()
@@ -182,7 +187,15 @@ def read_answers(connection: socket.socket, count: int) -> list[tuple[int, CIMul
     return answers
 
 
-@pytest.mark.parametrize("lines", [[], ["Prefer: handling=lenient", "X-Request-ID: mine"]])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["Prefer: handling=lenient", "X-Request-ID: mine"],
+        ["Origin: https://shop.example", "Prefer: handling=lenient", "X-Request-ID: mine"],
+        ["Origin: https://other.example"],
+    ],
+)
 @pytest.mark.parametrize(("path", "body"), [(EVENTS, BODY), (BATCH, b'{"events":[' + BODY + b"]}")])
 def test_an_answer_is_the_same_on_both_ways(service: Service, path: str, body: bytes, lines: list[str]) -> None:
     usual = head(f"Content-Length: {len(body)}", *lines, path=path) + body

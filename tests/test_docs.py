@@ -55,7 +55,7 @@ def test_setting_has_a_row_with_its_default_and_what_it_takes(field: str) -> Non
     default = info.get_default()
     shown = default.get_secret_value() if hasattr(default, "get_secret_value") else default
     default_cell, _, takes_cell = table(DOCS / "settings.md")[variable(field)]
-    assert default_cell == ("none" if shown in (None, "") else f"`{shown}`")
+    assert default_cell == ("none" if shown in (None, "", ()) else f"`{shown}`")
     assert isinstance(info.json_schema_extra, dict)
     assert takes_cell == info.json_schema_extra["expects"]
 

@@ -88,6 +88,7 @@ def test_operations_have_the_names_that_generated_clients_use() -> None:
     assert names == {
         ("post", "/api/v1/analytics"): "track_event",
         ("post", "/api/v1/analytics/batch"): "track_batch",
+        ("post", "/api/v1/analytics/beacon"): "track_beacon",
         ("get", "/api/v1/analytics/stats"): "get_stats",
         ("get", "/api/v1/analytics/loss"): "get_loss",
         ("get", "/api/v1/analytics/health"): "get_health",
@@ -100,7 +101,8 @@ def test_operations_that_need_a_token_say_what_is_answered_without() -> None:
     for method, path in _operations(DOCUMENT):
         operation = DOCUMENT["paths"][path][method]
         refusals = {"401", "403"} if path.startswith("/api") and not path.endswith("/health") else set()
-        assert operation.get("security", []) == ([{"HTTPBearer": []}] if refusals else [])
+        scheme = "BeaconToken" if path.endswith("/beacon") else "HTTPBearer"
+        assert operation.get("security", []) == ([{scheme: []}] if refusals else [])
         assert operation["responses"].keys() & {"401", "403"} == refusals
 
 

@@ -51,6 +51,16 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
         ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h:port/d", "it can't be read"),
         ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h/no-dashes", "'no-dashes' is no name for a database"),
         ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h/d?x=1", "the option 'x' is not one of"),
+        ("ANALYTICS_CORS_ORIGINS", "https://a.example,*", "'https://a.example,*', but should be origins as scheme://"),
+        (
+            "ANALYTICS_CORS_ORIGINS",
+            "https://a.example/",
+            "but should be origins as scheme://host or scheme://host:port",
+        ),
+        *(
+            ("ANALYTICS_PATH_PREFIX", path, f"ANALYTICS_PATH_PREFIX is {path!r}, but should be a path such as")
+            for path in ("x", "/", "/x/", "//x", "/x/../y", "/./x", "/x?y", "/{x}", "/x%20", "/é", "/x" * 51)
+        ),
         ("ANALYTICS_TOKENS_FILE", "missing.json", "missing.json can't be read: No such file or directory"),
     ],
 )

@@ -1,6 +1,6 @@
 """Who is asking: the bearer token, before anything else of a request is looked at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from aiohttp import web
 
@@ -20,7 +20,35 @@ def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, Token] 
     values = request.headers.getall("Authorization", ())
     if len(values) != 1:
         raise Unauthorized("Not authenticated" if not values else "More than one Authorization header")
-    return token_with_scope(request.app[TOKENS] if tokens is None else tokens, values[0], scope)
+    token = token_with_scope(request.app[TOKENS] if tokens is None else tokens, values[0], scope)
+    check_origin(token, request.headers.getall("Origin", ()))
+    return token
+
+
+def authorize_by_address(request: web.Request) -> Token:
+    """The token in the query string, for a browser that can set no header. Raises Unauthorized or Forbidden.
+
+    Whoever sees the page sees such a token, so it may do nothing but post events.
+    """
+    given = request.query.getall("token", ())
+    if len(given) != 1:
+        raise Unauthorized("The address must have one token")
+    token = request.app[TOKENS].get(digest(given[0]))
+    if token is None:
+        raise Unauthorized("The token is not known")
+    if token.scopes != {"write"}:
+        raise Forbidden("A token in an address may have no scope but write")
+    origins = request.headers.getall("Origin", ())
+    if token.origins and not origins:
+        raise Forbidden("The token is only for pages of its origins, and the request names none")
+    check_origin(token, origins)
+    return token
+
+
+def check_origin(token: Token, origins: Iterable[str]) -> None:
+    """Raise Forbidden if the token is not for pages of these origins. Only browsers say of which a page is."""
+    if token.origins and not token.origins.issuperset(origins):
+        raise Forbidden("The token is not for pages of this origin")
 
 
 def token_with_scope(tokens: Mapping[bytes, Token], header: str, scope: Scope) -> Token:

@@ -183,6 +183,8 @@ class DirectConnection(Connection):
         else:
             status, body, headers, closes = what.status, json_body({"detail": what.detail}), what.headers, what.closes
             self._way.metrics.refused(type(what))
+        if head.headers:
+            headers = {**headers, **head.headers}
         leaving = self._way.leaving.is_set()
         if closes or leaving:
             headers = {**headers, "Connection": "close"}

@@ -7,6 +7,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from schemas.openapi import document
 from service import __version__
+from service.api.body import SETTINGS
 from service.api.respond import json_response
 
 #: Only our own files run, and they may call only this service. ``data:`` is for Swagger UI's icons.
@@ -54,7 +55,7 @@ async def _to_docs(request: web.Request) -> web.Response:
 
 
 async def _openapi(request: web.Request) -> web.Response:
-    return json_response(document(__version__))
+    return json_response(document(__version__, request.app[SETTINGS].path_prefix))
 
 
 def _text(text: str, content_type: str):  # type: ignore[no-untyped-def]

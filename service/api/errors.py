@@ -10,6 +10,7 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
+from service.api.cors import add_cors
 from service.api.metrics import METRICS
 from service.api.respond import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
@@ -52,6 +53,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     metrics.requests(*_route(request)).observe(response.status, time.perf_counter() - started)
     response.headers[REQUEST_ID] = request_id
     response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
+    if "Origin" in request.headers:
+        add_cors(request, response)
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
     elif "Upgrade" in request.headers:

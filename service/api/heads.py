@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from service.api.auth import token_with_scope
+from service.api.auth import check_origin, token_with_scope
+from service.api.cors import Cors
 from service.api.respond import request_id_of
 from service.api.track import IDEMPOTENCY_KEY, prefers_lenient
 from service.errors import RequestError
@@ -30,7 +31,10 @@ _EACH_ITS_OWN = (b"idempotency-key", b"x-request-id")
 
 
 class Head(NamedTuple):
-    """What a head says: whether a single event or a batch comes, in how many bytes, from whom, and how to take it."""
+    """What a head says: whether a single event or a batch comes, in how many bytes, from whom, and how to take it.
+
+    ``headers`` are for every answer: what the browser must be told if a page of another origin asks.
+    """
 
     single: bool
     length: int
@@ -38,14 +42,16 @@ class Head(NamedTuple):
     key: str | None
     lenient: bool
     request_id: str | None
+    headers: Mapping[str, str] = {}
 
 
 class Heads:
     """Reads heads. ``routes`` are the paths of events: True for a single one, False for a batch."""
 
-    def __init__(self, routes: Mapping[str, bool], tokens: Mapping[bytes, Token]) -> None:
+    def __init__(self, routes: Mapping[str, bool], tokens: Mapping[bytes, Token], cors: Cors | None = None) -> None:
         self._routes = {f"POST {path} HTTP/1.1".encode(): single for path, single in routes.items()}
         self._tokens = tokens
+        self._cors = cors or Cors()
         self._remembered: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head | None:
@@ -71,6 +77,9 @@ class Heads:
             return None
         try:
             token = token_with_scope(self._tokens, _text(headers.get(b"authorization", b"")), "write")
+            origin = _text(headers[b"origin"]) if b"origin" in headers else None
+            if origin is not None:
+                check_origin(token, [origin])
         except RequestError:
             return None
         key = headers.get(b"idempotency-key")
@@ -83,6 +92,7 @@ class Heads:
             None if key is None else _text(key),
             prefers_lenient([_text(headers[b"prefer"])]) if b"prefer" in headers else False,
             request_id_of(_text(headers[b"x-request-id"])) if b"x-request-id" in headers else None,
+            self._cors.headers(origin),
         )
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from schemas.parse import ParsedBatch, parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import ErrorItem
 from schemas.rows import Row, derive_event_id, id_text, make_rows
-from service.api.auth import authorize
+from service.api.auth import authorize, authorize_by_address
 from service.api.body import read_body
 from service.api.metrics import METRICS
 from service.api.respond import body_response, json_body
@@ -103,26 +103,40 @@ INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
 
 async def track_event(request: web.Request) -> web.Response:
     """One event, kept when this returns 200."""
-    source, body, key = await _receive(request)
+    source = authorize(request, "write").name
+    body, key = await _receive(request, source)
     return await _keep(request, request.app[INTAKE].event(source, body, key), len(body))
 
 
 async def track_batch(request: web.Request) -> web.Response:
     """Up to 100 events, all kept when this returns 200; with ``Prefer: handling=lenient``, the valid ones."""
-    source, body, key = await _receive(request)
+    source = authorize(request, "write").name
+    body, key = await _receive(request, source)
     lenient = prefers_lenient(request.headers.getall("Prefer", ()))
     return await _keep(request, request.app[INTAKE].batch(source, body, key, lenient=lenient), len(body))
 
 
-async def _receive(request: web.Request) -> tuple[str, bytes, str | None]:
-    """The name of the token, the body, and the Idempotency-Key. Raises RequestError."""
-    source = authorize(request, "write").name
+async def track_beacon(request: web.Request) -> web.Response:
+    """What a page sends as it is closed, with its token in the address: a batch, of which the valid events are kept.
+
+    Nobody there reads the answer, to mend the others and send again.
+    """
+    source = authorize_by_address(request).name
+    body, key = await _receive(request, source)
+    accepted = request.app[INTAKE].batch(source, body, key, lenient=True)
+    if not accepted.rows:
+        accepted = request.app[INTAKE].batch(source, body, key)  # raises what is wrong with all of them
+    return await _keep(request, accepted, len(body))
+
+
+async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None]:
+    """The body and the Idempotency-Key. Raises RequestError."""
     request.app[INTAKE].check_rate(source)
     body = await read_body(request)
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise BadRequest("Idempotency-Key must be 1 to 255 visible ASCII characters")
-    return source, body, key
+    return body, key
 
 
 async def _keep(request: web.Request, accepted: Accepted, size: int) -> web.Response:
