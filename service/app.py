@@ -12,7 +12,8 @@ from functools import partial
 
 from aiohttp import web
 
-from schemas.rows import CURRENT, encode_header
+from schemas.payload import encode_header
+from schemas.rows import CURRENT
 from service.api import body, health, loss, metrics, stats, track
 from service.api.auth import TOKENS
 from service.api.connection import LOAD, Load

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from schemas.rows import CURRENT, Header
+from schemas.payload import Header
+from schemas.rows import CURRENT
 from service.errors import Rejected
 from service.segment import NAME_FORM
 

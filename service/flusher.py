@@ -16,12 +16,14 @@ import logging
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from schemas.rows import CURRENT, Header, decode_rows, parse_header, to_columns
+from schemas.payload import EncodedRows, Rows, read_rows
+from schemas.rows import CURRENT
 from service.errors import Misconfigured, Rejected, Retryable
 from service.metrics import Metrics
 from service.quarantine import Quarantine
@@ -37,19 +39,17 @@ BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
 #: Retry-After in seconds while the drain rate is unknown, since ClickHouse confirms nothing.
 RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 
-Rows = list[tuple[Any, ...]]
-
 
 class Inserter(Lookups, Protocol):
     """What the flusher needs of the store."""
 
-    async def insert(self, header: Header, columns: list[Any], token: str) -> None:
+    async def insert(self, rows: Rows, token: str) -> None:
         """Insert one block. Raises StoreError."""
 
 
 class _Batch(NamedTuple):
     segment: Segment
-    rows: Rows | None
+    parts: Sequence[EncodedRows] | None  # None: on disk only
     tried: bool  # perhaps by an earlier process
     accepted_at: float  # the first of its events, on the monotonic clock
 
@@ -100,13 +100,13 @@ class Flusher:
     def submit(
         self,
         segment: Segment,
-        rows: Rows | None,
+        parts: Sequence[EncodedRows] | None,
         *,
         keep: bool = False,
         tried: bool = False,
         accepted_at: float | None = None,
     ) -> None:
-        """Queue a sealed segment. ``rows`` spares reading it back; they are let go of when many are queued.
+        """Queue a sealed segment. ``parts`` are its rows and spare reading them; let go of when many are queued.
 
         ``tried``: an earlier process may have inserted it. ``accepted_at``: its first event, on the monotonic clock;
         None for one that was found on disk.
@@ -114,11 +114,11 @@ class Flusher:
         if accepted_at is None:
             self._metrics.events_recovered.add(segment.rows)
             accepted_at = time.monotonic() - max(0.0, time.time() - segment.made_at)
-        if rows is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
-            rows = None
-        self._in_memory += rows is not None
+        if parts is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
+            parts = None
+        self._in_memory += parts is not None
         self.pending_rows += segment.rows
-        self._queue.append(_Batch(segment, rows, tried, accepted_at))
+        self._queue.append(_Batch(segment, parts, tried, accepted_at))
         self._empty.clear()
         self._submitted.set()
 
@@ -182,7 +182,7 @@ class Flusher:
                 continue
             self._confirmed.discard(batch.segment.token)
             self._queue.popleft()
-            self._in_memory -= batch.rows is not None
+            self._in_memory -= batch.parts is not None
 
     def _pause_after_failure(self) -> float:
         """Short while there are batches that have not been tried: what fails one disk operation may spare others."""
@@ -191,11 +191,9 @@ class Flusher:
 
     async def _flush(self, batch: _Batch) -> None:
         segment, started = batch.segment, time.monotonic()
-        header, rows = CURRENT, batch.rows
-        if rows is None:
-            header, rows = await self._on_thread(self._load, segment)
+        rows = Rows(CURRENT, batch.parts) if batch.parts else await self._on_thread(self._load, segment)
         splits = await self._on_thread(self._spool.splits.of, segment.token)
-        quarantined, duplicate = await self._insert(segment.token, header, rows, splits, tried=batch.tried)
+        quarantined, duplicate = await self._insert(segment.token, rows, splits, tried=batch.tried)
         stored = len(rows) - quarantined
         await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
         self._confirmed.add(segment.token)
@@ -208,43 +206,43 @@ class Flusher:
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
         _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
 
-    def _load(self, segment: Segment) -> tuple[Header, Rows]:
+    def _load(self, segment: Segment) -> Rows:
         try:
             contents = self._spool.read(segment)
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
-            return CURRENT, []
-        header = parse_header(contents.header) if contents.header else CURRENT
-        return header, [row for payload in contents.payloads for row in decode_rows(payload)]
+            return Rows(CURRENT, [])
+        return read_rows(contents.header, contents.parts, CURRENT)
 
-    async def _insert(
-        self, token: str, header: Header, rows: Rows, splits: set[tuple[int, int]], *, tried: bool
-    ) -> tuple[int, int]:
+    async def _insert(self, token: str, rows: Rows, splits: set[tuple[int, int]], *, tried: bool) -> tuple[int, int]:
         """Insert all rows that ClickHouse takes, quarantine the others; how many those are, and how many repeats."""
         quarantined = duplicate = 0
-        ranges = [(0, len(rows))] if rows else []
+        total = len(rows)
+        ranges = [(0, rows)] if total else []
         while ranges:
-            start, stop = part = ranges.pop()
+            start, rows = ranges.pop()
+            stop = start + len(rows)
             if stop - start == 1 and await self._on_thread(self.quarantine.holds, token, start):
                 quarantined += 1
                 continue
-            if part not in splits:
-                name = token if stop - start == len(rows) else f"{token}-{start}-{stop}"
+            if (start, stop) not in splits:
+                name = token if stop - start == total else f"{token}-{start}-{stop}"
                 try:
-                    duplicate += await self._insert_part(name, header, rows[start:stop], tried=tried)
+                    duplicate += await self._insert_part(name, rows, tried=tried)
                     continue
                 except Rejected as error:
                     if stop - start == 1:
-                        await self._on_thread(self.quarantine.put, token, start, header, rows[start], error)
+                        await self._on_thread(self.quarantine.put, token, start, rows, error)
                         quarantined += 1
                         continue
                     _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
                 await self._on_thread(self._spool.splits.record, token, start, stop)
             middle = (start + stop) // 2
-            ranges += [(middle, stop), (start, middle)]
+            first, second = await self._on_thread(rows.split, middle - start)
+            ranges += [(middle, second), (start, first)]
         return quarantined, duplicate
 
-    async def _insert_part(self, token: str, header: Header, rows: Rows, *, tried: bool) -> int:
+    async def _insert_part(self, token: str, rows: Rows, *, tried: bool) -> int:
         """Insert these rows as one block; how many were repeats.
 
         ``tried``: an earlier try may have stored them, and nobody heard of it.
@@ -252,12 +250,11 @@ class Flusher:
         tries, repeats = 0, -1
         while True:
             try:
-                fresh = await self._repeats.without(header, rows)
+                fresh = await self._repeats.without(rows)
                 if repeats < 0:  # later, rows that a try of ours has stored are among them
                     repeats = len(rows) - len(fresh)
-                if fresh and not (tried and await is_stored(self._store, header, fresh)):
-                    columns = await self._on_thread(to_columns, fresh, header.types)
-                    await self._store.insert(header, columns, token)
+                if fresh and not (tried and await is_stored(self._store, fresh)):
+                    await self._store.insert(fresh, token)
             except Retryable as error:
                 self.retrying = True
                 self._status.fails(str(error))

@@ -1,16 +1,18 @@
-"""The format of a segment's file, version 1. Integers are little-endian.
+"""The format of a segment's file, version 2. Integers are little-endian.
 
-    file  = magic "EVSPOOL1", frame (the header: its payload says which columns follow, 0 rows), frame*
+    file  = magic "EVSPOOL2", frame (the header: its payload says which columns follow, 0 rows), frame*
     frame = magic "\\xf5EVF", u32 length, u32 rows, u32 crc32(length, rows, payload), payload
 
-The frame's magic is there to find the next whole frame behind a damaged one.
+The frame's magic is there to find the next whole frame behind a damaged one. In version 1, which is still read, a
+payload of rows was an array of arrays.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
 
-FILE_MAGIC = b"EVSPOOL1"
+FILE_MAGIC = b"EVSPOOL2"
+READABLE_MAGICS = (b"EVSPOOL1", FILE_MAGIC)
 FRAME_MAGIC = b"\xf5EVF"
 FRAME_HEADER = struct.Struct("<4sIII")
 _CHECKED = struct.Struct("<II")
@@ -24,7 +26,7 @@ def encode_frame(payload: bytes, rows: int) -> bytes:
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
     """(start, end, rows, payload) of each frame in a file, and of each damaged stretch, whose payload is None."""
-    position = len(FILE_MAGIC) if data.startswith(FILE_MAGIC) else 0
+    position = len(FILE_MAGIC) if data.startswith(READABLE_MAGICS) else 0
     while position < len(data):
         start = position
         if frame := _frame_at(data, start):

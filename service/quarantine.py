@@ -33,7 +33,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from schemas.rows import CURRENT, Header, encode_header, encode_rows
+from schemas.payload import Header, Rows, encode_header, encode_rows
+from schemas.rows import CURRENT
 from service.disk import fsync_folder, replace_durably
 from service.entry import ENTRY, Entry, document_of
 from service.errors import Rejected, StartError
@@ -77,9 +78,10 @@ class Quarantine:
 
     # -- the service --------------------------------------------------------------------------
 
-    def put(self, token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> None:
-        """Keep a row of a segment, durable on return."""
-        replace_durably(self.folder / f"{token}.{index}.json", document_of(token, index, header, row, error))
+    def put(self, token: str, index: int, rows: Rows, error: Rejected) -> None:
+        """Keep a row of a segment, the only one of ``rows``, durable on return."""
+        [row] = rows.decode()
+        replace_durably(self.folder / f"{token}.{index}.json", document_of(token, index, rows.header, row, error))
         _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
 
     def holds(self, token: str, index: int) -> bool:
@@ -188,7 +190,10 @@ class Quarantine:
                 yield from self._send_back(group, header, rows)
 
     def _send_back(self, names: list[str], header: Header, rows: list[tuple[Any, ...]]) -> Iterator[Outcome]:
-        frames = encode_frame(encode_header(header), 0), encode_frame(encode_rows(rows), len(rows))
+        frames = (
+            encode_frame(encode_header(header), 0),
+            encode_frame(encode_rows(rows, header.types).payload, len(rows)),
+        )
         content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(frames)))
         token = new_token(time.time_ns() // 1_000_000)
         replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)

@@ -31,9 +31,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from schemas.payload import EncodedRows
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
-from service.frames import FILE_MAGIC, FRAME_HEADER, encode_frame, frames
+from service.frames import FILE_MAGIC, FRAME_HEADER, READABLE_MAGICS, encode_frame, frames
 from service.segment import OPEN, SEALED, Segment, new_token
 from service.splits import Splits
 
@@ -41,11 +42,10 @@ _log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
-    """What is intact in a segment's file: the header (empty if damaged), the payloads in order, their rows."""
+    """What is intact in a segment's file: the header (empty if damaged), and the payloads of rows in order."""
 
     header: bytes
-    payloads: list[bytes]
-    rows: int
+    parts: list[EncodedRows]
 
 
 class Spool:
@@ -98,7 +98,7 @@ class Spool:
     def _check_version(self, path: Path) -> None:
         with path.open("rb") as file:
             magic = file.read(len(FILE_MAGIC))
-        if len(magic) == len(FILE_MAGIC) and magic != FILE_MAGIC and magic[:-1] == FILE_MAGIC[:-1]:
+        if len(magic) == len(FILE_MAGIC) and magic not in READABLE_MAGICS and magic[:-1] == FILE_MAGIC[:-1]:
             raise StartError(
                 f"{path} is a segment of format {magic[-1:].decode(errors='replace')!r}, which this version can't read:"
                 " start the version that wrote it, let it drain, then upgrade"
@@ -215,17 +215,16 @@ class Spool:
     def read(self, segment: Segment) -> Contents:
         """All that is intact in the segment's file. What is damaged is copied to the quarantine first."""
         data = segment.path.read_bytes()
-        header, payloads, rows = b"", [], 0
+        header, parts = b"", []
         for start, end, count, payload in frames(data):
             if payload is None:
                 replace_durably(self.quarantine / f"{segment.token}.{start}.damaged", data[start:end])
                 _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
             elif count:
-                payloads.append(payload)
-                rows += count
+                parts.append(EncodedRows(payload, count))
             else:
                 header = payload
-        return Contents(header, payloads, rows)
+        return Contents(header, parts)
 
     def drop(self, segment: Segment) -> None:
         """Delete a segment that ClickHouse has confirmed. If a power cut undoes this, its token still holds."""

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 from schemas.events import DEFAULT_PRIORITY
-from schemas.rows import Row, encode_rows
+from schemas.payload import EncodedRows, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
 from service.metrics import Metrics
@@ -56,7 +55,7 @@ _NONE_SHED: frozenset[str] = frozenset()
 
 
 class _Waiter(NamedTuple):
-    rows: list[Row]
+    rows: EncodedRows
     size: int
     done: Callable[[SpoolFailed | None], object]
 
@@ -76,7 +75,8 @@ class BatchWriter:
         self._waiting: list[_Waiter] = []
         self._waiting_bytes = 0
         self._wake = asyncio.Event()
-        self._rows: list[Row] = []  # of the open segment
+        self._open: list[EncodedRows] = []  # what the open segment holds
+        self._open_rows = 0
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
         self._leaving = self._stopping = False
@@ -86,13 +86,13 @@ class BatchWriter:
     @property
     def open_rows(self) -> int:
         """Acknowledged rows in the open batch."""
-        return len(self._rows)
+        return self._open_rows
 
     def start(self) -> None:
         """Begin to take events."""
         self._task = asyncio.create_task(self._run(), name="writer")
 
-    async def add(self, rows: list[Row], size: int) -> None:
+    async def add(self, rows: EncodedRows, size: int) -> None:
         """Make ``rows`` durable; they came in ``size`` bytes. On return they are kept, whatever happens.
 
         Raises Unavailable (SpoolFull, SpoolFailed, Stopping): then none of them is.
@@ -101,7 +101,7 @@ class BatchWriter:
         self.put(rows, size, partial(_resolve, done))
         await done
 
-    def put(self, rows: list[Row], size: int, done: Callable[[SpoolFailed | None], object]) -> None:
+    def put(self, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
         """As ``add``, for those who don't wait: ``done`` is called with None, or why they are not kept."""
         size += ROW_OVERHEAD_BYTES * len(rows)
         if refusal := self._refusal(size):
@@ -170,7 +170,7 @@ class BatchWriter:
         while self._waiting or not self._stopping:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting or self._due or (self._stopping and self._rows):
+            while self._waiting or self._due or (self._stopping and self._open):
                 group = self._take_group()
                 started = loop.time()
                 seal = self._due or (self._stopping and not self._waiting)
@@ -179,7 +179,7 @@ class BatchWriter:
 
     def _take_group(self) -> list[_Waiter]:
         """Those that waited longest, as many as the open segment has room for, at least one if any waits."""
-        room = self.limits.batch_rows - len(self._rows)
+        room = self.limits.batch_rows - self._open_rows
         for count, waiter in enumerate(self._waiting, 1):
             room -= len(waiter.rows)
             if room <= 0:
@@ -193,8 +193,8 @@ class BatchWriter:
         error: Exception | None = None
         try:
             if group:
-                rows = list(chain.from_iterable(waiter.rows for waiter in group))
-                self._spool.append(encode_rows(rows), len(rows))
+                rows = join_rows([waiter.rows for waiter in group])
+                self._spool.append(rows.payload, len(rows))
         except OSError as caught:
             error = caught
         except Exception as caught:  # a bug; the next group may well do without it
@@ -211,25 +211,26 @@ class BatchWriter:
         else:
             self._status.works()
             self._synced_at = time.monotonic()
-            before = len(self._rows)
+            before = self._open_rows
             for waiter in group:
-                self._rows += waiter.rows
+                self._open.append(waiter.rows)
+                self._open_rows += len(waiter.rows)
             if group:
-                self._count(len(self._rows) - before, started)
+                self._count(self._open_rows - before, started)
         for waiter in group:
             self._waiting_bytes -= waiter.size
             waiter.done(SpoolFailed() if error else None)
         if sealed:
             # After a failed write the file is not to be trusted: then the flusher inserts from memory.
-            self._flusher.submit(sealed, self._rows, keep=bool(error), accepted_at=self.oldest_at)
-            self._rows, self.oldest_at = [], None
+            self._flusher.submit(sealed, self._open, keep=bool(error), accepted_at=self.oldest_at)
+            self._open, self._open_rows, self.oldest_at = [], 0, None
             self._due = False
             if self._timer:
                 self._timer.cancel()
                 self._timer = None
-        elif self._rows and not self._timer:
+        elif self._open and not self._timer:
             self._timer = asyncio.get_running_loop().call_at(started + self.limits.flush_interval, self._on_age)
-        elif not self._rows:
+        elif not self._open:
             self._due = False
 
     def _count(self, rows: int, started: float) -> None:

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import service.flusher
-from schemas.rows import CURRENT, encode_header, encode_rows
+from schemas.payload import EncodedRows, Rows, encode_header
+from schemas.rows import CURRENT
 from service.errors import Rejected
 from service.quarantine import Quarantine
 from service.segment import new_token
@@ -42,7 +43,7 @@ from tests.support.disk_calls import EFFECTS, WRITES, Call, Fault, calls_in
 from tests.support.forked import ForkedService
 from tests.support.load import check_set
 from tests.support.quarantine import POISON
-from tests.support.rows import rows_of
+from tests.support.rows import encoded, rows_of
 
 LIFE_SECONDS = 20.0
 #: What the life posts, request by request; a segment holds four events.
@@ -143,19 +144,19 @@ def _leave_behind(data: Path, name: str) -> set[str]:
     names = iter(f"{name} before-{number}" for number in range(100))
     left: set[str] = set()
 
-    def rows(count: int) -> list[tuple[object, ...]]:
+    def rows(count: int) -> EncodedRows:
         events = [{"event_name": "sweep", "session_id": next(names)} for _ in range(count)]
         left.update(event["session_id"] for event in events)
-        return list(rows_of(*events))
+        return encoded(rows_of(*events)).parts[0]
 
     quarantine = Quarantine(data)
     for _ in range(2):
-        quarantine.put(new_token(1), 0, CURRENT, rows(1)[0], Rejected("no", 469))
+        quarantine.put(new_token(1), 0, Rows(CURRENT, [rows(1)]), Rejected("no", 469))
     assert not [one.problem for one in quarantine.retry(None) if one.problem]
     spool = Spool(data / "spool", data / "quarantine", encode_header(CURRENT))
-    spool.append(encode_rows(rows(2)), 2)
+    spool.append(rows(2).payload, 2)
     assert spool.seal()
-    spool.append(encode_rows(rows(3)), 3)
+    spool.append(rows(3).payload, 3)
     [path] = (data / "spool").glob("*.open")
     with path.open("ab") as file:
         file.write(b"\xf5EVF torn")

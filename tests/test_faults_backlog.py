@@ -9,7 +9,8 @@ from statistics import median
 import pytest
 
 from schemas.parse import parse_batch
-from schemas.rows import CURRENT, encode_header, encode_rows, make_rows
+from schemas.payload import encode_header
+from schemas.rows import CURRENT, make_rows
 from service.spool import Spool
 from tests.support import wait_until
 from tests.support.checks import drained
@@ -73,7 +74,8 @@ def test_a_start_with_a_large_backlog_serves_at_once_and_drains_the_oldest_first
         for frame in range(FRAMES):
             name = json.dumps({"event_name": "backlog", "page_url": str(segment), "properties": {"t": "x" * TEXT}})
             batch = parse_batch(f'{{"events": [{",".join([name] * FRAME_ROWS)}]}}'.encode())
-            spool.append(encode_rows(make_rows(batch, source=str(frame), received_at=1)), FRAME_ROWS)
+            rows = make_rows(batch, source=str(frame), received_at=1)
+            spool.append(rows.payload, len(rows))
         assert spool.seal()
     total = SEGMENTS * FRAMES * FRAME_ROWS
     assert spool.size > 250 * 2**20

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,23 @@ from typing import Any
 import pytest
 
 from schemas.parse import ParsedBatch, ParsedEvent
-from schemas.rows import CURRENT, Header, Row, encode_header, encode_rows, make_rows
+from schemas.payload import EncodedRows, Header, Rows, encode_header, encode_rows
+from schemas.rows import CURRENT, make_rows
 from service import flusher as flusher_module
 from service.errors import Rejected, Retryable
 from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
 from service.metrics import Metrics
 from service.quarantine import Quarantine
+from service.repeats import Repeats
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
+from service.store import Store
 from service.totals import Totals
+from tests.support.rows import decoded
 
+#: A segment written by the version before payloads were flat.
+FORMAT_1 = Path(__file__).with_name("segments") / "format-1"
 Script = Callable[[list[str], str], None]
 
 
@@ -37,8 +44,8 @@ class ScriptedStore:
     async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
         return False
 
-    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
-        names = list(columns[header.names.index("event_name")])
+    async def insert(self, rows: Rows, token: str) -> None:
+        names = [row[rows.header.names.index("event_name")] for row in rows.decode()]
         self.calls.append((token, names))
         self.script(names, token)
         self.stored.setdefault(token, names)
@@ -65,13 +72,13 @@ class Rig:
             metrics=Metrics(),
         )
 
-    def seal(self, *names: str) -> tuple[Segment, list[Row]]:
+    def seal(self, *names: str) -> tuple[Segment, list[EncodedRows]]:
         batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names])
         rows = make_rows(batch, source="t", received_at=1)
-        self.spool.append(encode_rows(rows), len(rows))
+        self.spool.append(rows.payload, len(rows))
         segment = self.spool.seal()
         assert segment
-        return segment, rows
+        return segment, [rows]
 
     async def drained(self) -> None:
         await self.flusher.drain(20)
@@ -121,12 +128,12 @@ async def test_what_is_on_disk_and_what_is_in_memory_are_inserted_alike(rig: Rig
 async def test_memory_holds_a_few_batches_however_many_wait(rig: Rig) -> None:
     for _ in range(10):
         rig.flusher.submit(*rig.seal("x"))
-    held = [batch for batch in rig.flusher._queue if batch.rows is not None]
+    held = [batch for batch in rig.flusher._queue if batch.parts is not None]
     assert len(held) == BATCHES_IN_MEMORY
     rig.flusher.start()
     await rig.drained()
     rig.flusher.submit(*rig.seal("y"))
-    assert rig.flusher._queue[-1].rows is not None, "room again"
+    assert rig.flusher._queue[-1].parts is not None, "room again"
     await rig.drained()
 
 
@@ -177,11 +184,12 @@ async def test_bad_rows_end_alone_in_the_quarantine_and_cost_no_other(rig: Rig, 
     await rig.drained()
     assert rig.store.names == [name for name in names if name not in bad] + ["next"]
     documents = rig.quarantined()
+    ids = [row[0].hex() for row in decoded(*rows)]
     assert [one["values"]["event_name"] for one in sorted(documents, key=lambda one: one["row"])] == bad
     assert all(
         one["token"] == segment.token and one["code"] == 117 and "no place" in one["reason"] for one in documents
     )
-    assert all(one["values"]["event_id"] == rows[one["row"]][0].hex() for one in documents)
+    assert all(one["values"]["event_id"] == ids[one["row"]] for one in documents)
     assert rig.flusher.totals.flushed == 101 - len(bad)
     assert len(rig.store.calls) <= 4 + 2 * len(bad) * 8
 
@@ -223,7 +231,7 @@ async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middl
 async def test_a_segment_written_by_a_version_with_other_columns_is_inserted_as_it_says(rig: Rig) -> None:
     old = Header(("event_id", "event_name"), ("UUID", "String"))
     spool = Spool(rig.spool.folder, rig.spool.quarantine, encode_header(old))
-    spool.append(encode_rows([(b"0" * 16, "ancient")]), 1)
+    spool.append(encode_rows([(b"0" * 16, "ancient")], old.types).payload, 1)
     segment = spool.seal()
     assert segment
     rig.flusher.submit(segment, None)
@@ -265,3 +273,22 @@ async def test_retry_after_follows_the_rate_at_which_batches_drain(rig: Rig) -> 
     rig.flusher.start()
     await rig.drained()
     assert 0 < rig.flusher.seconds_to_free(1000) < rig.flusher.seconds_to_free(10**6)
+
+
+async def test_a_segment_of_the_format_before_is_inserted_like_any_other(rig: Rig, store: Store) -> None:
+    for segment in FORMAT_1.iterdir():
+        shutil.copy(segment, rig.spool.folder)
+    [segment] = rig.spool.recover()
+    rig.flusher._store = store
+    rig.flusher._repeats = Repeats(store, 86_400)
+    rig.flusher.submit(segment, None, tried=True)
+    rig.flusher.start()
+    await rig.drained()
+    assert await store.query("SELECT count(), uniqExact(event_id), countIf(id_origin = 'client') FROM events") == [
+        (22, 22, 21)
+    ]
+    first = await store.query(
+        "SELECT toString(event_id), properties, toUnixTimestamp64Micro(timestamp) FROM events"
+        " WHERE event_name = 'first'"
+    )
+    assert first == [("01940000-0000-7000-8000-0123456789ab", '{"a":0.10,"b":"é漢🙂"}', -2_208_988_799_999_999)]

@@ -166,12 +166,14 @@ def test_an_entry_whose_segment_is_still_in_the_spool_is_left_alone(rig: Rig) ->
 
 
 def segment_of(path: Path) -> bytes:
-    from schemas.rows import encode_header, encode_rows
+    from schemas.payload import encode_header, encode_rows
     from service.entry import Entry
     from service.frames import FILE_MAGIC, encode_frame
 
     header, row = Entry(path, "", 0).row()
-    return FILE_MAGIC + encode_frame(encode_header(header), 0) + encode_frame(encode_rows([row]), 1)
+    return (
+        FILE_MAGIC + encode_frame(encode_header(header), 0) + encode_frame(encode_rows([row], header.types).payload, 1)
+    )
 
 
 def test_thousands_go_back_as_a_few_batches(rig: Rig) -> None:

@@ -10,10 +10,11 @@ from uuid import UUID
 
 import pytest
 
-from schemas.rows import BY_CLIENT, BY_SERVER, CURRENT, Row
+from schemas.rows import BY_CLIENT, BY_SERVER, Row
 from service.repeats import is_stored
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer, query
+from tests.support.rows import encoded
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 
 Make = Callable[..., Service]
@@ -210,7 +211,7 @@ class Table:
 
 def row(name: bytes, arrived: datetime, origin: str = BY_SERVER) -> Row:
     milliseconds = int(arrived.timestamp() * 1000)
-    return (name, "e", "auth", "low", "{}", 1, milliseconds, "s", "", "", "", "", "t", origin)
+    return (name, "e", "auth", "low", "{}", 1, milliseconds, "s", "", "", "", "", "t", origin, 0, None)
 
 
 async def test_a_batch_that_arrived_over_the_turn_of_a_month_counts_as_stored_only_if_both_its_parts_are() -> None:
@@ -219,13 +220,13 @@ async def test_a_batch_that_arrived_over_the_turn_of_a_month_counts_as_stored_on
     rows = [row(b"%016d" % number, turn + timedelta(seconds=number - 5)) for number in range(10)]
     ids = [one[0] for one in rows]
     for held, expected in [(ids, True), (ids[:5], False), (ids[5:], False), ([], False)]:
-        assert await is_stored(Table(*held), CURRENT, rows) is expected
+        assert await is_stored(Table(*held), encoded(rows)) is expected
     table = Table(*ids)
-    await is_stored(table, CURRENT, rows[5:])
+    await is_stored(table, encoded(rows[5:]))
     assert len(table.asked) == 1, "one row tells of a month"
 
 
 async def test_rows_with_ids_of_clients_are_left_to_the_look_up_of_ids() -> None:
     now = datetime(2026, 12, 1, tzinfo=UTC)
     rows = [row(b"a" * 16, now), row(b"b" * 16, now, BY_CLIENT)]
-    assert not await is_stored(Table(b"a" * 16, b"b" * 16), CURRENT, rows)
+    assert not await is_stored(Table(b"a" * 16, b"b" * 16), encoded(rows))

@@ -1,4 +1,4 @@
-"""Events become rows: columns, ids, and what a segment carries of them."""
+"""Events become rows: columns and ids."""
 
 import json
 import uuid
@@ -11,21 +11,10 @@ from hypothesis import strategies as st
 
 from schemas.events import DEFAULT_CATEGORY, DEFAULT_PRIORITY
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_event
-from schemas.rows import (
-    COLUMNS,
-    CURRENT,
-    Header,
-    Row,
-    decode_rows,
-    encode_header,
-    encode_rows,
-    id_text,
-    make_rows,
-    new_event_ids,
-    parse_header,
-    to_columns,
-)
+from schemas.payload import encode_header, swap_id
+from schemas.rows import COLUMNS, CURRENT, first_id, id_text, make_rows, new_event_ids
 from tests.support.fastapi_peer import STORABLE_TIMES
+from tests.support.rows import decoded
 
 RECEIVED_AT = 1_700_000_000_123_456
 TEXT = st.text(max_size=20)
@@ -42,7 +31,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
         b'"timestamp":"2024-01-01T00:00:00.000001Z","session_id":"s","page_url":"p","referrer":"r","user_agent":"u",'
         b'"sequence":7}],"client_id":"c","sent_at":1700000000000}'
     )
-    (row,) = make_rows(batch, source="web", received_at=RECEIVED_AT)
+    (row,) = decoded(make_rows(batch, source="web", received_at=RECEIVED_AT))
     values = _named(row)
     assert isinstance(values.pop("event_id"), bytes)
     assert values == {
@@ -75,7 +64,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
     ids=["absent", "null", "empty"],
 )
 def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) -> None:
-    (row,) = make_rows(ParsedBatch([parse_event(body)]), source="web", received_at=RECEIVED_AT)
+    (row,) = decoded(make_rows(ParsedBatch([parse_event(body)]), source="web", received_at=RECEIVED_AT))
     values = _named(row)
     del values["event_id"]
     assert values == {
@@ -100,7 +89,7 @@ def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) ->
 @given(names=st.lists(TEXT, min_size=1, max_size=100), client_id=st.none() | TEXT, received_at=st.integers(0, 2**52))
 def test_rows_are_in_the_order_of_the_events(names: list[str], client_id: str | None, received_at: int) -> None:
     batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names], client_id)
-    rows = [_named(row) for row in make_rows(batch, source="web", received_at=received_at)]
+    rows = [_named(row) for row in decoded(make_rows(batch, source="web", received_at=received_at))]
     assert [row["event_name"] for row in rows] == names
     assert {row["client_id"] for row in rows} == {client_id or ""}
     assert {(row["timestamp"], row["received_at"]) for row in rows} == {(received_at, received_at // 1000)}
@@ -113,7 +102,8 @@ def test_rows_are_in_the_order_of_the_events(names: list[str], client_id: str | 
 def test_skew_is_what_the_clock_of_the_client_is_slow_by(sent_at: str, late: int) -> None:
     events = f'{{"event_name":"timed","timestamp":{RECEIVED_AT // 10**6}}},{{"event_name":"untimed"}}'
     batch = parse_batch(f'{{"sent_at":{sent_at},"events":[{events}]}}'.encode())
-    rows = [_named(row) for row in make_rows(batch, source="web", received_at=RECEIVED_AT + late)]
+    made = make_rows(batch, source="web", received_at=RECEIVED_AT + late)
+    rows = [_named(row) for row in decoded(made)]
     assert isinstance(batch.sent_at, int)
     assert [row["clock_skew"] for row in rows] == [(RECEIVED_AT + late - batch.sent_at) // 1000, None]
     assert -(2**63) <= rows[0]["clock_skew"] < 2**63
@@ -122,7 +112,7 @@ def test_skew_is_what_the_clock_of_the_client_is_slow_by(sent_at: str, late: int
 
 @given(milliseconds=st.integers(0, 2**48 - 1), count=st.integers(0, 100))
 def test_event_id_is_a_uuid_of_version_7_and_of_its_millisecond(milliseconds: int, count: int) -> None:
-    ids = [uuid.UUID(bytes=one) for one in new_event_ids(milliseconds, count)]
+    ids = [uuid.UUID(bytes=swap_id(one)) for one in new_event_ids(milliseconds, count)]
     assert len(ids) == count
     for one in ids:
         assert (one.version, one.variant, one.int >> 80) == (7, uuid.RFC_4122, milliseconds)
@@ -137,54 +127,18 @@ def test_event_ids_of_one_millisecond_differ_in_all_74_random_bits() -> None:
     assert (ever & ~always).bit_count() == 74
 
 
+@given(st.uuids(), st.binary(min_size=16, max_size=16))
+def test_the_first_id_is_the_one_sent_then_the_derived_one(sent: uuid.UUID, derived: bytes) -> None:
+    for event_id, expected in ((sent, sent.bytes), (None, derived)):
+        batch = ParsedBatch([ParsedEvent("e", properties="{}", event_id=event_id), ParsedEvent("f", properties="{}")])
+        rows = make_rows(batch, source="web", received_at=RECEIVED_AT, derived_ids=[derived, bytes(16)])
+        assert first_id(rows) == decoded(rows)[0][0] == expected
+        assert decoded(rows)[1][0] == bytes(16)
+
+
 @given(st.binary(min_size=16, max_size=16))
 def test_an_id_as_text_is_that_of_its_uuid(event_id: bytes) -> None:
     assert id_text(event_id) == str(uuid.UUID(bytes=event_id))
-
-
-ROWS: st.SearchStrategy[list[Row]] = st.lists(
-    st.tuples(
-        st.binary(min_size=16, max_size=16),
-        *[TEXT] * 4,
-        TIMES,
-        st.integers(0, 2**42),
-        *[TEXT] * 7,
-        st.integers(0, 2**32 - 1),
-        st.none() | st.integers(-(2**63), 2**63 - 1),
-    ),
-    max_size=20,
-)
-
-
-@given(rows=ROWS)
-def test_encoded_rows_come_back_the_same(rows: list[Row]) -> None:
-    assert decode_rows(encode_rows(rows)) == rows
-
-
-@given(rows=ROWS.filter(bool))
-def test_columns_hold_the_values_of_the_rows_and_ids_as_integers(rows: list[Row]) -> None:
-    columns = to_columns(rows, CURRENT.types)
-    assert len(columns) == len(COLUMNS)
-    for index, (column, values) in enumerate(zip(COLUMNS, columns, strict=True)):
-        sent = [row[index] for row in rows]
-        assert list(values) == ([uuid.UUID(bytes=one).int for one in sent] if column.type == "UUID" else sent)
-
-
-def test_columns_follow_the_types_that_are_given_and_not_those_of_today() -> None:
-    one = uuid.UUID(int=5)
-    assert [list(column) for column in to_columns([("a", one.bytes)], ["String", "UUID"])] == [["a"], [5]]
-
-
-@pytest.mark.parametrize("rows", [[("a", "b"), ("a",)], [("a", "b", "c")]])
-def test_rows_that_do_not_fit_the_columns_are_refused(rows: list[tuple[str, ...]]) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        to_columns(rows, ["String", "String"])
-
-
-@given(columns=st.lists(st.tuples(TEXT, TEXT)))
-def test_header_comes_back_the_same(columns: list[tuple[str, str]]) -> None:
-    header = Header(tuple(name for name, _ in columns), tuple(type for _, type in columns))
-    assert parse_header(encode_header(header)) == header
 
 
 def test_header_of_new_segments_names_the_columns_in_their_order() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
 from service.segment import Segment
-from service.spool import Spool
+from service.spool import Contents, Spool
 
 HEADER = b'["columns"]'
 
@@ -28,6 +28,10 @@ def spool(tmp_path: Path) -> Spool:
     return make(tmp_path)
 
 
+def payloads(contents: Contents) -> list[bytes]:
+    return [part.payload for part in contents.parts]
+
+
 def seal(spool: Spool, *payloads: bytes) -> Segment:
     for payload in payloads:
         spool.append(payload, 1)
@@ -38,7 +42,8 @@ def seal(spool: Spool, *payloads: bytes) -> Segment:
 
 def test_sealed_segment_gives_back_what_was_appended(spool: Spool) -> None:
     segment = seal(spool, b"one", b"", b"three")
-    assert spool.read(segment) == (HEADER, [b"one", b"", b"three"], 3)
+    assert spool.read(segment).header == HEADER
+    assert payloads(spool.read(segment)) == [b"one", b"", b"three"]
     assert segment.rows == 3
     assert segment.path.name == f"{segment.token}.3.sealed"
     assert segment.path.stat().st_mode & 0o077 == 0
@@ -85,7 +90,7 @@ def test_a_rename_that_fails_or_only_says_so_leaves_a_segment_that_can_be_read(
 
     monkeypatch.setattr(os, "rename", failing)
     segment = seal(spool, b"one")
-    assert spool.read(segment).payloads == [b"one"]
+    assert payloads(spool.read(segment)) == [b"one"]
     spool.drop(segment)
     assert list(spool.folder.iterdir()) == []
 
@@ -96,7 +101,7 @@ def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, sp
     [segment] = make(tmp_path).recover()
     assert segment.token == path.stem
     assert segment.rows == 2
-    assert make(tmp_path).read(segment).payloads == [b"kept"]
+    assert payloads(make(tmp_path).read(segment)) == [b"kept"]
 
 
 def test_recovery_again_and_again_finds_the_same(tmp_path: Path, spool: Spool) -> None:
@@ -121,22 +126,22 @@ def test_recovery_cuts_every_torn_tail_and_keeps_every_whole_frame(tmp_path: Pat
         (cut.folder / path.name).write_bytes(whole[:length])
         segments = cut.recover()
         expected = [payload for payload, end in zip((b"first", b"second"), ends, strict=True) if end <= length]
-        assert [cut.read(segment).payloads for segment in segments] == ([expected] if expected else [])
+        assert [payloads(cut.read(segment)) for segment in segments] == ([expected] if expected else [])
         assert not (folder / "quarantine").exists(), "a torn tail was never acknowledged: nothing to keep"
         assert cut.size == sum(one.stat().st_size for one in cut.folder.iterdir())
 
 
 def test_a_flipped_bit_anywhere_costs_at_most_its_own_frame(tmp_path: Path, spool: Spool) -> None:
-    payloads = [b"alpha" * 5, b"beta" * 5, b"gamma" * 5]
-    segment = seal(spool, *payloads)
+    sent = [b"alpha" * 5, b"beta" * 5, b"gamma" * 5]
+    segment = seal(spool, *sent)
     whole = segment.path.read_bytes()
     spans = [(start, end) for start, end, _, _ in frames(whole)]
     for position in range(len(whole)):
         segment.path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x10]) + whole[position + 1 :])
         contents = spool.read(segment)
         hit = next((index for index, (start, end) in enumerate(spans) if start <= position < end), None)
-        expected = [one for index, one in enumerate(payloads, 1) if index != hit]
-        assert contents.payloads == expected, f"byte {position}"
+        expected = [one for index, one in enumerate(sent, 1) if index != hit]
+        assert payloads(contents) == expected, f"byte {position}"
     assert any(path.suffix == ".damaged" for path in (tmp_path / "quarantine").iterdir())
 
 
@@ -144,7 +149,7 @@ def test_damaged_bytes_are_copied_to_the_quarantine(tmp_path: Path, spool: Spool
     segment = seal(spool, b"before", b"precious", b"after")
     whole = segment.path.read_bytes()
     segment.path.write_bytes(whole.replace(b"precious", b"preciouS"))
-    assert spool.read(segment).payloads == [b"before", b"after"]
+    assert payloads(spool.read(segment)) == [b"before", b"after"]
     [copy] = (tmp_path / "quarantine").iterdir()
     assert b"preciouS" in copy.read_bytes()
 
@@ -155,13 +160,13 @@ def test_a_length_field_that_lies_is_not_believed(spool: Spool, stretch: bytes) 
     whole = segment.path.read_bytes()
     place = whole.index(encode_frame(b"after", 1))
     segment.path.write_bytes(whole[:place] + stretch + whole[place:])
-    assert spool.read(segment).payloads == [b"before", b"after"]
+    assert payloads(spool.read(segment)) == [b"before", b"after"]
 
 
 def test_a_later_format_is_refused_and_left_alone(tmp_path: Path, spool: Spool) -> None:
     path = spool.folder / "0123456789ab-0123456789abcdef.5.sealed"
-    path.write_bytes(b"EVSPOOL2" + b"whatever")
-    with pytest.raises(StartError, match="format '2'"):
+    path.write_bytes(b"EVSPOOL3" + b"whatever")
+    with pytest.raises(StartError, match="format '3'"):
         make(tmp_path).recover()
     assert path.exists()
 
@@ -184,7 +189,7 @@ def test_a_segment_deleted_by_hand_while_open_is_an_error_not_a_promise(spool: S
 _IN_A_SMALL_FILE = """
 import resource, signal, sys
 from pathlib import Path
-from service.spool import Spool
+from service.spool import Contents, Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
@@ -208,7 +213,7 @@ def test_a_failed_append_keeps_what_was_before_and_nothing_of_itself(spool: Spoo
     )
     assert "short write" in done.stdout
     segments = spool.recover()
-    assert [spool.read(one).payloads for one in segments] == [[b"kept"], [b"next"]]
+    assert [payloads(spool.read(one)) for one in segments] == [[b"kept"], [b"next"]]
     assert [one.path.stat().st_size for one in segments] == [one.size for one in segments]
 
 
@@ -274,7 +279,7 @@ def test_whatever_is_appended_is_there_until_dropped(
                 pending = []
         if not pending:
             found = make(folder).recover()
-            assert [spool.read(one).payloads for one in found] == kept
+            assert [payloads(spool.read(one)) for one in found] == kept
             assert spool.size == sum(one.size for one in found)
 
 

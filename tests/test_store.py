@@ -9,14 +9,15 @@ import pytest
 
 from schemas.events import SEQUENCE_MAX
 from schemas.parse import ParsedBatch
-from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, Header, make_rows, to_columns
+from schemas.payload import EncodedRows, Header
+from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, make_rows
 from service.dsn import Target, parse_dsn
 from service.errors import Misconfigured, Rejected, Retryable
 from service.migrate import shipped
 from service.store import Store
 from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.fastapi_peer import microseconds
-from tests.support.rows import RECEIVED_AT, count, insert, rows_of
+from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of
 
 
 async def test_the_table_is_what_rows_says(store: Store) -> None:
@@ -61,7 +62,7 @@ async def test_rows_from_before_a_column_have_its_default(store: Store) -> None:
     """A segment that an earlier version left on disk carries the columns of its time."""
     old = CURRENT.names.index("id_origin") + 1
     rows = [row[:old] for row in rows_of({"event_name": "e", "sequence": 5}, sent_at=1)]
-    await store.insert(Header(CURRENT.names[:old], CURRENT.types[:old]), to_columns(rows, CURRENT.types[:old]), "t")
+    await store.insert(encoded(rows, Header(CURRENT.names[:old], CURRENT.types[:old])), "t")
     query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp FROM events"
     assert await store.query(query) == [(0, None, True)]
 
@@ -262,4 +263,4 @@ async def test_a_page_of_some_proxy_is_no_confirmation(status: str, store: Store
 
 
 def test_an_empty_batch_is_never_made() -> None:
-    assert make_rows(ParsedBatch([]), source="t", received_at=1) == []
+    assert make_rows(ParsedBatch([]), source="t", received_at=1) == EncodedRows(b"", 0)

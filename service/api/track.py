@@ -10,8 +10,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from schemas.parse import ParsedBatch, parse_batch, parse_batch_leniently, parse_event
+from schemas.payload import EncodedRows
 from schemas.refusals import ErrorItem
-from schemas.rows import Row, derive_event_id, id_text, make_rows
+from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from service.api.auth import authorize, authorize_by_address
 from service.api.body import read_body
 from service.api.metrics import METRICS
@@ -30,7 +31,7 @@ class Accepted(NamedTuple):
     ``refused`` are the events of a batch request that were not taken: how many, by why.
     """
 
-    rows: list[Row]
+    rows: EncodedRows
     body: bytes
     headers: Mapping[str, str] = {}
     refused: Mapping[str, int] = {}
@@ -56,7 +57,12 @@ class Intake:
         now = time.time_ns() // 1000
         rows = make_rows(ParsedBatch([event]), source=source, received_at=now, derived_ids=_derived(source, key, [0]))
         self._count(source, 1)
-        ack = {"success": True, "event_id": id_text(rows[0][0]), "message": "Event accepted", "timestamp": _iso(now)}
+        ack = {
+            "success": True,
+            "event_id": id_text(first_id(rows)),
+            "message": "Event accepted",
+            "timestamp": _iso(now),
+        }
         return Accepted(rows, json_body(ack))
 
     def batch(self, source: str, body: bytes, key: str | None = None, *, lenient: bool = False) -> Accepted:

@@ -4,22 +4,27 @@ The only package that knows clickhouse-connect: ``engines`` calls it, ``verdicts
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
-from schemas.rows import Header
+from schemas.payload import Rows
 from service.dsn import Target
 from service.errors import Retryable, StoreError
 from service.migrate import Migration, check_settings, migrate
-from service.store.engines import Embedded, Engine, Server
+from service.store.engines import TABLE, Embedded, Engine, Server
 from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
 KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
 HOLDS_SQL = files("schemas").joinpath("sql", "holds.sql").read_text("utf-8")
+#: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
+TYPES_KEPT_FOR = 1.0
+DESCRIBE_SQL = f"DESCRIBE TABLE {TABLE}"
 #: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
 IDS_IN_ONE_QUERY = 2000
 
@@ -34,6 +39,8 @@ class Store:
         self.errors: dict[tuple[str, ...], int] = {}
         self._target = target
         self._migrating = migrating
+        self._types: dict[str, str] = {}
+        self._described_at = -math.inf
         self._engine: Engine = Embedded(target.folder) if target.folder else Server(target.server)
 
     async def prepare(self) -> list[Migration]:
@@ -58,9 +65,25 @@ class Store:
             await self._engine.query(f"CREATE DATABASE IF NOT EXISTS {self._target.database}", None)
             await self._engine.open(self._target.database)
 
-    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+    async def insert(self, rows: Rows, token: str) -> None:
         """Insert one block, once for this token. Raises Retryable or Rejected."""
-        await self._call(self._engine.insert(header, columns, token), INSERT_TIMEOUT)
+        await self._call(self._insert(rows, token), INSERT_TIMEOUT)
+
+    async def _insert(self, rows: Rows, token: str) -> None:
+        """As they are, or converted by ClickHouse if someone has given the table other types.
+
+        Bare values say nothing of their types, and ClickHouse does not convert them.
+        """
+        if time.monotonic() - self._described_at > TYPES_KEPT_FOR:
+            described = await self._engine.query(DESCRIBE_SQL, None)
+            self._types = {name: type_ for name, type_, *_ in described}
+            self._described_at = time.monotonic()
+        fits = all(_fits(type_, self._types.get(name, type_)) for name, type_ in zip(*rows.header[:2], strict=True))
+        try:
+            await (self._engine.insert if fits else self._engine.insert_converted)(rows, token)
+        except BaseException:
+            self._described_at = -math.inf  # perhaps they have just changed
+            raise
 
     async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
         """Which of these ids are in the table, of events accepted at ``since`` (ms since 1970) or later."""
@@ -113,3 +136,11 @@ class Store:
             raise
         except Exception as error:
             raise verdict_on(error) from error
+
+
+_TEXT = frozenset({"String", "LowCardinality(String)", "Nullable(String)", "LowCardinality(Nullable(String))"})
+
+
+def _fits(sent: str, there: str) -> bool:
+    """Whether a value made for the one type means the same in a column of the other."""
+    return sent == there or {sent, there} <= _TEXT

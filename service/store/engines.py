@@ -4,8 +4,8 @@ Both run the same statements with the same settings. What an insert must carry, 
 however often it is tried:
 
 - one token, the segment's;
-- one block (``req_block_size``): the driver would split a batch by a sampled row size, and ClickHouse
-  compares a token block by block;
+- one block, since ClickHouse compares a token block by block: the server's settings cut what it parses into
+  blocks (``ONE_BLOCK``), and the driver what it encodes, by a sampled row size (``req_block_size``);
 - ``async_insert=0``: it is on by default in current servers, and acknowledges what is not yet stored;
 - deduplication switched on, since a user's profile may switch it off.
 """
@@ -19,28 +19,44 @@ from typing import Any, Protocol
 
 from clickhouse_connect.driver import options
 
-from schemas.rows import Header
+from schemas.payload import Rows, to_columns
 from service.errors import Misconfigured, Retryable
 
 TABLE = "events"
 CONNECT_TIMEOUT = 3.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
 KEEPALIVE_TIMEOUT = 2.5
-ONE_BLOCK = 1 << 30
-INSERT_SETTINGS: dict[str, Any] = {
+_ENDLESS = 1 << 30
+#: Each of these would cut a batch into several blocks, on one engine or the other.
+ONE_BLOCK: dict[str, Any] = {
+    "max_insert_block_size": _ENDLESS,
+    "max_block_size": _ENDLESS,  # what the embedded engine reads a file by
+    "min_insert_block_size_rows": _ENDLESS,
+    "min_insert_block_size_bytes": _ENDLESS << 10,
+    "input_format_parallel_parsing": 0,
+}
+INSERT_SETTINGS: dict[str, Any] = ONE_BLOCK | {
     "async_insert": 0,
     "insert_deduplicate": 1,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
-#: Overrules insert_deduplicate where it exists; older servers refuse a setting that they don't know.
-DEDUPLICATE_INSERT = ("deduplicate_insert", "enable")
+#: Sent where they exist; older servers refuse a setting that they don't know.
+NEWER_INSERT_SETTINGS: dict[str, Any] = {
+    "deduplicate_insert": "enable",  # overrules insert_deduplicate
+    "max_insert_block_size_bytes": 0,
+    "input_format_max_block_size_bytes": 0,
+    "input_format_max_block_wait_ms": 0,  # would insert what has arrived so far
+    "input_format_connection_handling": 0,  # would insert what arrived before the connection broke
+    "use_strict_insert_block_limits": 0,
+}
 
 
 class Engine(Protocol):
     """How calls reach one kind of ClickHouse. May raise anything; the store tells what it means."""
 
     async def open(self, database: str | None) -> None: ...
-    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None: ...
+    async def insert(self, rows: Rows, token: str) -> None: ...
+    async def insert_converted(self, rows: Rows, token: str) -> None: ...
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]: ...
     async def close(self) -> None: ...
 
@@ -66,10 +82,14 @@ class Server:
         self._client.database = database
         await self._client.query("SELECT 1")  # fails if the database is missing
 
-    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
-        context = await self._client.create_insert_context(**_context(self._client, header, token))
-        context.req_block_size = ONE_BLOCK
-        _check_written(await self._client.insert(data=columns, context=context), columns)
+    async def insert(self, rows: Rows, token: str) -> None:
+        _check_written(await self._client.raw_insert(**_raw(self._client, rows, token)), rows)
+
+    async def insert_converted(self, rows: Rows, token: str) -> None:
+        context = await self._client.create_insert_context(**_context(self._client, rows, token))
+        context.req_block_size = _ENDLESS
+        columns = await asyncio.to_thread(_columns, rows)
+        _check_written(await self._client.insert(data=columns, context=context), rows)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         result = await self._client.query(sql, parameters=parameters)
@@ -110,14 +130,21 @@ class Embedded:
                 " or set ANALYTICS_CLICKHOUSE_DSN to a server, http://user:password@host:port/database"
             ) from None
 
-    async def insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
-        await self._run("insert", self._insert, header, columns, token)
+    async def insert(self, rows: Rows, token: str) -> None:
+        await self._run("insert", self._insert, rows, token)
 
-    def _insert(self, header: Header, columns: Sequence[Sequence[Any]], token: str) -> None:
+    def _insert(self, rows: Rows, token: str) -> None:
         client = self._clients["insert"]
-        context = client.create_insert_context(**_context(client, header, token))
-        context.req_block_size = ONE_BLOCK
-        _check_written(client.insert(data=columns, context=context), columns)
+        _check_written(client.raw_insert(**_raw(client, rows, token)), rows)
+
+    async def insert_converted(self, rows: Rows, token: str) -> None:
+        await self._run("insert", self._insert_converted, rows, token)
+
+    def _insert_converted(self, rows: Rows, token: str) -> None:
+        client = self._clients["insert"]
+        context = client.create_insert_context(**_context(client, rows, token))
+        context.req_block_size = _ENDLESS
+        _check_written(client.insert(data=_columns(rows), context=context), rows)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = await self._run("query", self._query, sql, parameters)
@@ -136,23 +163,40 @@ class Embedded:
         return await asyncio.get_running_loop().run_in_executor(self._threads[name], partial(function, *arguments))
 
 
-def _context(client: Any, header: Header, token: str) -> dict[str, Any]:
-    name, value = DEDUPLICATE_INSERT
-    known = {name: value} if name in client.server_settings else {}
-    # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
+def _settings(client: Any, token: str) -> dict[str, Any]:
+    newer = {name: value for name, value in NEWER_INSERT_SETTINGS.items() if name in client.server_settings}
+    return INSERT_SETTINGS | newer | {"insert_deduplication_token": token}
+
+
+def _raw(client: Any, rows: Rows, token: str) -> dict[str, Any]:
     return {
         "table": TABLE,
-        "column_names": header.names,
-        "column_type_names": header.types,
-        "column_oriented": True,
-        "settings": {**INSERT_SETTINGS, **known, "insert_deduplication_token": token},
+        "column_names": rows.header.names,
+        "insert_block": rows.payload,
+        "settings": _settings(client, token),
+        "fmt": "MsgPack",
     }
 
 
-def _check_written(summary: Any, columns: Sequence[Sequence[Any]]) -> None:
+def _context(client: Any, rows: Rows, token: str) -> dict[str, Any]:
+    # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
+    return {
+        "table": TABLE,
+        "column_names": rows.header.names,
+        "column_type_names": rows.header.types,
+        "column_oriented": True,
+        "settings": _settings(client, token),
+    }
+
+
+def _columns(rows: Rows) -> list[Sequence[Any]]:
+    return to_columns(rows.decode(), rows.header.types)
+
+
+def _check_written(summary: Any, rows: Rows) -> None:
     """A proxy's page with status 200 is no confirmation: the summary must count the rows. (A resend counts too.)"""
-    if (written := int(summary.summary.get("written_rows", 0))) < len(columns[0]):
-        raise Retryable(f"the answer to an insert confirms {written} of {len(columns[0])} rows: is this ClickHouse?")
+    if (written := int(summary.summary.get("written_rows", 0))) < len(rows):
+        raise Retryable(f"the answer to an insert confirms {written} of {len(rows)} rows: is this ClickHouse?")
 
 
 # The embedded extra brings pandas along, and the driver would import it (1 s, 90 MB) to ask whether

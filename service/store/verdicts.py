@@ -35,6 +35,7 @@ MISCONFIGURED = frozenset({
 })  # fmt: skip
 #: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
 RETRYABLE = frozenset({
+    44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try has the values converted
     3, 23, 74, 75,  # UNEXPECTED_END_OF_FILE, cannot read from or write to a file descriptor or a buffer
     159, 160, 201, 202,  # TIMEOUT_EXCEEDED, TOO_SLOW, QUOTA_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES
     209, 210, 225, 236,  # SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, ABORTED

@@ -1,9 +1,9 @@
 """Compare ways to insert rows into ClickHouse with clickhouse-connect: ``make bench-insert``.
 
-Every method starts from the same rows, as the flusher has them (ids of 16 bytes, times as integers, the
-rest text), and runs in a process of its own, so that CPU time and memory are its own. Turning rows into
-columns is part of the cost. CPU is process time, which hardly depends on what else the machine does:
-compare the ratios, not the figures.
+Every method starts from the same rows (ids of 16 bytes, times as integers, the rest text), and runs in a process of
+its own, so that CPU time and memory are its own. Turning rows into what is sent is part of the cost, but with
+``payload``: those are the bytes that the spool has. CPU is process time, which hardly depends on what else the machine
+does: compare the ratios, not the figures.
 """
 
 import argparse
@@ -26,14 +26,18 @@ from typing import Any
 import clickhouse_connect
 from clickhouse_connect.driver import options
 
-from schemas.rows import CURRENT, Row, to_columns
+from schemas.payload import EncodedRows, encode_rows, to_columns
+from schemas.rows import CURRENT, Row
 from service.dsn import parse_dsn
 from service.migrate import shipped
 from tests.support.clickhouse import ClickHouseServer
 
-Insert = Callable[[list[Row], str], Awaitable[Any]]
+Insert = Callable[[list[Row], str, EncodedRows | None], Awaitable[Any]]
 Command = Callable[[str], Awaitable[Any]]
-METHODS = "server-columns server-uuids server-lz4 server-rows server-arrow server-sync embedded-columns embedded-arrow"
+METHODS = (
+    "server-columns server-payload server-uuids server-lz4 server-rows server-arrow server-sync"
+    " embedded-columns embedded-payload embedded-arrow"
+)
 
 
 def make_rows(count: int, seed: int) -> list[Row]:
@@ -49,6 +53,7 @@ def make_rows(count: int, seed: int) -> list[Row]:
             rng.choice(("low", "medium", "high")), json.dumps(properties), when, when // 1000 + 5,
             f"s-{rng.getrandbits(64):016x}", f"https://trade.example/app/markets/{rng.randrange(500)}",
             f"https://trade.example/{rng.randrange(20)}", rng.choice(agents), "web", "api",
+            "server", number, None,
         ))  # fmt: skip
     return rows
 
@@ -59,6 +64,7 @@ def arrow_table(rows: list[Row]) -> Any:
 
     kinds = {"UUID": pyarrow.binary(16), "DateTime64(6, 'UTC')": pyarrow.timestamp("us", "UTC")}
     kinds |= {"DateTime64(3, 'UTC')": pyarrow.timestamp("ms", "UTC")}
+    kinds |= {"UInt32": pyarrow.uint32(), "Nullable(Int64)": pyarrow.int64()}
     columns = zip(zip(*rows, strict=True), CURRENT.types, strict=True)
     arrays = [pyarrow.array(column, kinds.get(kind, pyarrow.string())) for column, kind in columns]
     return pyarrow.table(arrays, list(CURRENT.names))
@@ -90,11 +96,13 @@ async def open_server(style: str, dsn: str) -> tuple[Insert, Command, Callable[[
     server = parse_dsn(dsn, Path("unused")).server | {"compress": "lz4" if style == "lz4" else False}
     client = await clickhouse_connect.get_async_client(**server)
 
-    async def insert(rows: list[Row], token: str) -> Any:
+    async def insert(rows: list[Row], token: str, encoded: EncodedRows | None) -> Any:
         known = arguments(style, token)
         if style == "arrow":
             table = await asyncio.to_thread(arrow_table, rows)
             return await client.insert_arrow("events", table, settings=known["settings"])
+        if encoded:
+            return await client.raw_insert("events", CURRENT.names, encoded.payload, known["settings"], "MsgPack")
         context = await client.create_insert_context(**known)
         return await client.insert(context=await asyncio.to_thread(fill, context, rows, style))
 
@@ -109,10 +117,12 @@ async def open_on_thread(
     run = partial(asyncio.get_running_loop().run_in_executor, thread)
     client = await run(connect)
 
-    def insert(rows: list[Row], token: str) -> Any:
+    def insert(rows: list[Row], token: str, encoded: EncodedRows | None) -> Any:
         known = arguments(style, token)
         if style == "arrow":
             return client.insert_arrow("events", arrow_table(rows), settings=known["settings"])
+        if encoded:
+            return client.raw_insert("events", CURRENT.names, encoded.payload, known["settings"], "MsgPack")
         return client.insert(context=fill(client.create_insert_context(**known), rows, style))
 
     return partial(run, insert), partial(run, client.command), partial(run, client.close)
@@ -142,18 +152,23 @@ async def measure(method: str, args: argparse.Namespace) -> dict[str, Any]:
         insert, command, close = await open_on_thread(
             style, lambda: clickhouse_connect.get_client(interface="chdb", path=path)
         )
-    await command("DROP TABLE IF EXISTS events")
-    await command(shipped()[0].sql)
-    await insert(make_rows(args.rows, 0), f"{method}-0")
+    for table in ("client_ids_view", "client_ids", "events"):
+        await command(f"DROP TABLE IF EXISTS {table}")
+    for migration in shipped():
+        await command(migration.sql)
+    encode = partial(encode_rows, types=CURRENT.types) if style == "payload" else lambda rows: None
+    rows = make_rows(args.rows, 0)
+    await insert(rows, f"{method}-0", encode(rows))
     elapsed, making, lags = 0.0, 0.0, [0.0]
     client, remote = time.process_time(), cpu_seconds(args.server_pid)
     for number in range(1, args.batches + 1):
         start = time.thread_time()
         rows = make_rows(args.rows, number)
+        encoded = encode(rows)
         making += time.thread_time() - start
         watcher = asyncio.create_task(watch_loop(lags))
         begin = time.perf_counter()
-        await insert(rows, f"{method}-{number}")
+        await insert(rows, f"{method}-{number}", encoded)
         elapsed += time.perf_counter() - begin
         watcher.cancel()
     each = 1e6 / (args.rows * args.batches)

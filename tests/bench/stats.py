@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from schemas.parse import parse_batch
-from schemas.rows import CURRENT, make_rows, to_columns
+from schemas.payload import EncodedRows, Rows
+from schemas.rows import CURRENT, make_rows
 from service.dsn import parse_dsn
 from service.store import Store
 from tests.bench.corpus import batch_bodies
@@ -118,15 +119,16 @@ async def bytes_per_event(dsn: str, folder: Path, events: int) -> dict[str, floa
     """What an event takes on disk once merged: of the table, and as JSON from the client."""
     store = Store(parse_dsn(dsn, folder), migrating=True)
     await store.prepare()
-    rows, sent = [], 0
+    parts: list[EncodedRows] = []
+    sent = 0
     for number, body in enumerate(batch_bodies(events // 100, SEED)):
         sent += len(body)
-        rows += make_rows(parse_batch(body), source="bench", received_at=1_790_000_000_000_000 + number * 5000)
-        if len(rows) >= ROWS_PER_BATCH:
-            await store.insert(CURRENT, to_columns(rows, CURRENT.types), f"bench-{number}")
-            rows = []
-    if rows:
-        await store.insert(CURRENT, to_columns(rows, CURRENT.types), "bench-last")
+        parts.append(make_rows(parse_batch(body), source="bench", received_at=1_790_000_000_000_000 + number * 5000))
+        if sum(map(len, parts)) >= ROWS_PER_BATCH:
+            await store.insert(Rows(CURRENT, parts), f"bench-{number}")
+            parts = []
+    if parts:
+        await store.insert(Rows(CURRENT, parts), "bench-last")
     await store.command("OPTIMIZE TABLE events FINAL")
     of_table = "database = currentDatabase() AND table = 'events' AND active"
     [(disk, count)] = await store.query(f"SELECT sum(bytes_on_disk), sum(rows) FROM system.parts WHERE {of_table}")
