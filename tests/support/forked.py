@@ -95,8 +95,7 @@ def _attach(pid: int, log: Path) -> "subprocess.Popen[bytes]":
     """Let strace look at a process, which waits for that. It ends with the process."""
     calls = "open,openat,creat,mkdir,mkdirat,write,writev,pwrite64,pwritev,fsync,fdatasync,sync_file_range,truncate"
     calls += ",ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
-    command = [one for one in watch(calls, log) if one != "--seccomp-bpf"]  # which is for processes that it starts
-    return subprocess.Popen([*command, "-p", str(pid)])
+    return subprocess.Popen([*watch(calls, log), "-p", str(pid)])
 
 
 def _is_traced() -> bool:
