@@ -7,16 +7,17 @@ ROWS ?= 1000000,10000000
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
 CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
+TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep check format bench bench-latency bench-stats bench-outage bench-profile \
+.PHONY: help setup run test chaos sweep tracker check format bench bench-latency bench-stats bench-outage bench-profile \
 	bench-insert clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: .venv/.embedded .venv/.dev  ## make .venv with everything in it
+setup: .venv/.embedded .venv/.dev $(TRACKER)  ## make .venv with everything in it
 
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
@@ -30,6 +31,10 @@ chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 sweep: setup $(CLICKHOUSE)  ## every disk call fails once, in every way, SEED=7 SECONDS=60 for a part of it
 	$(BIN)/python -m tests.sweep $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
+tracker: $(TRACKER)  ## build service/static/tracker.js
+	cd tracker && npm run --silent build
+	cp tracker/dist/tracker.js service/static/tracker.js
+
 check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,10 +43,12 @@ check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
 	$(BIN)/hadolint --failure-threshold style Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' compose.yaml
+	cd tracker && npm run --silent check
 
 format: setup  ## put the code into the usual form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	cd tracker && npm run --silent format
 
 bench: setup $(CLICKHOUSE)  ## requests a second, in turn with the usual kind of service
 	$(BIN)/python -m tests.bench.run --rounds $(ROUNDS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PLOT),--plot docs/performance.svg) $(ARGS)
@@ -62,7 +69,7 @@ bench-insert: setup $(CLICKHOUSE)  ## compare the ways to insert rows
 	$(BIN)/python -m tests.bench.insert $(ARGS)
 
 clean:  ## remove what the other targets made, but for data
-	rm -rf .venv .tools .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'
@@ -75,6 +82,11 @@ clean:  ## remove what the other targets made, but for data
 
 .venv/.dev: .venv/.embedded setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev,bench]'
+	@touch $@
+
+$(TRACKER): tracker/package.json tracker/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is needed to build and check the tracker: install nodejs and npm" >&2; exit 1; }
+	cd tracker && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(CLICKHOUSE):

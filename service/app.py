@@ -23,6 +23,7 @@ from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
 from service.api.flight import SingleFlight
 from service.api.heads import Heads
+from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
 from service.datadir import DataDir
@@ -78,6 +79,7 @@ def create_app(
         web.get("/readyz", health.get_readyz),
         web.get("/metrics", metrics.get_metrics),
         *docs_routes(),
+        *script_routes(),
     ])  # fmt: skip
 
     async def parts(app: web.Application) -> AsyncIterator[None]:

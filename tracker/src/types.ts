@@ -1,0 +1,63 @@
+/** What the service knows; another category gets the event refused. */
+export type Category =
+  | "page_view"
+  | "user_action"
+  | "trading"
+  | "auth"
+  | "error"
+  | "performance"
+  | "feature"
+  | "system";
+
+/** When there is no room for all events, those of low priority go first. */
+export type Priority = "low" | "medium" | "high" | "critical";
+
+export interface Options {
+  /** Where the service takes events, without a slash at its end: `https://host/api/v1/analytics`. */
+  url: string;
+  /** An access token with the scope write. Whoever sees the page sees it. */
+  token: string;
+  /** Stored with each event: what your page is called among your clients. */
+  clientId?: string;
+  /** Whether page views are tracked, also those of a single-page app. True if left out. */
+  pageViews?: boolean;
+  /** Whether errors that nobody caught are tracked. */
+  errors?: boolean;
+  /** Whether LCP, CLS, INP, FCP and TTFB are tracked, in one event a page. */
+  vitals?: boolean;
+  /** So many events are sent at once, 1 to 100. 20 if left out. */
+  batchSize?: number;
+  /** An event waits for others at most so long, in milliseconds. 2000 if left out. */
+  flushInterval?: number;
+  /** So many bytes of events wait at most while the service is away. 1000000 if left out. */
+  queueBytes?: number;
+  /** What is kept of the address of a page: leave out what nobody should see. */
+  cleanUrl?: (url: string) => string;
+}
+
+export interface EventOptions {
+  /** `user_action` if left out. */
+  category?: Category;
+  /** `medium` if left out; `critical` is sent at once. */
+  priority?: Priority;
+  /** Whatever JSON can hold. */
+  properties?: Record<string, unknown>;
+  /** When it happened: a Date, milliseconds since 1970 or what `Date` parses. Now if left out. */
+  timestamp?: Date | number | string;
+}
+
+export interface Status {
+  /** This tab's session. */
+  id: string;
+  /** The number of its latest event. */
+  sequence: number;
+  /** Until when the service wants no request, in milliseconds since 1970. */
+  pausedUntil: number;
+  /** Events that the service has not acknowledged yet. */
+  queued: number;
+  /** Events that were given up: refused by the service, or one too many while it was away. */
+  dropped: number;
+}
+
+/** Takes an event. */
+export type Track = (name: string, options?: EventOptions) => void;
