@@ -12,7 +12,7 @@ CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test chaos sweep tracker check format bench bench-latency bench-stats bench-outage bench-profile \
-	bench-insert clean
+	bench-insert dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,14 +35,14 @@ tracker: $(TRACKER)  ## build service/static/tracker.js
 	cd tracker && npm run --silent build
 	cp tracker/dist/tracker.js service/static/tracker.js
 
-check: setup  ## lint, types, import contract, Dockerfile, compose.yaml
+check: setup  ## lint, types, import contract, Dockerfile, YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint --failure-threshold style Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
-	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' compose.yaml
+	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' compose.yaml docs
 	cd tracker && npm run --silent check
 
 format: setup  ## put the code into the usual form
@@ -67,6 +67,9 @@ bench-profile: setup $(CLICKHOUSE)  ## where the microseconds go
 
 bench-insert: setup $(CLICKHOUSE)  ## compare the ways to insert rows
 	$(BIN)/python -m tests.bench.insert $(ARGS)
+
+dashboard: setup  ## make the Grafana dashboard anew
+	$(BIN)/python docs/monitoring/dashboard.py
 
 clean:  ## remove what the other targets made, but for data
 	rm -rf .venv .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -23,6 +23,7 @@ def read_parts(
     """Let the gauges of the spool, the quarantine and ClickHouse read these parts."""
     metrics.pending_events.read = lambda: writer.open_rows + flusher.pending_rows
     metrics.oldest_pending.read = lambda: _oldest(writer, flusher)
+    metrics.flush_interval.read = lambda: writer.limits.flush_interval
     metrics.spool_bytes.read = lambda: spool.size
     metrics.spool_max_bytes.read = lambda: writer.limits.spool_max_bytes
     metrics.ready.read = lambda: writer.refusal() is None

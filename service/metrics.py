@@ -11,10 +11,11 @@ Numbers begin at zero with the process. At any moment, of one life of it:
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
+from service.errors import RequestError
 from service.recent import Recent
 
 Labels: TypeAlias = tuple[str, ...]
@@ -176,6 +177,12 @@ def _reason(error: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error).lower()
 
 
+def _descendants(error: type[Exception]) -> Iterator[type[Exception]]:
+    for one in error.__subclasses__():
+        yield one
+        yield from _descendants(one)
+
+
 class Metrics:
     """All metrics of this process."""
 
@@ -195,6 +202,8 @@ class Metrics:
         self.requests_refused = Counter(
             "analytics_requests_refused_total", "Requests of which nothing was kept or answered, by why", ("reason",)
         )
+        for reason in ("invalid", *(_reason(error.__name__) for error in _descendants(RequestError))):
+            self.requests_refused.add(0, reason)  # what begins at zero is seen to rise
         self.connections = Gauge("analytics_connections", "Connections open now")
         self.connections_closed = Counter(
             "analytics_connections_closed_total", "Connections that the service closed on its own account", ("reason",)
@@ -207,6 +216,8 @@ class Metrics:
         self.events_refused = Counter(
             "analytics_events_refused_total", "Events of batch requests that were refused, each for itself", ("reason",)
         )
+        for reason in ("invalid", "shed"):
+            self.events_refused.add(0, reason)
         self.events_recovered = Counter(
             "analytics_events_recovered_total", "Acknowledged events of earlier lives found on disk, or sent back to it"
         )
@@ -222,6 +233,10 @@ class Metrics:
         )
         self.pending_events = Gauge("analytics_pending_events", "Events acknowledged and not yet confirmed")
         self.oldest_pending = Gauge("analytics_oldest_pending_event_age_seconds", "Age of the oldest pending event")
+
+        self.flush_interval = Gauge(
+            "analytics_flush_interval_seconds", "Seconds until a batch is inserted though it is not full"
+        )
 
         # -- the disk
         self.group_events = Histogram("analytics_group_commit_events", "Events made durable by one fsync", EVENTS)

@@ -108,11 +108,17 @@ def test_error_is_documented_and_in_the_tree(error: type[errors.AnalyticsError])
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    rows = table(DOCS / "metrics.md")
+    rows = {name: row for name, row in table(DOCS / "metrics.md").items() if not name.startswith("Analytics")}
     assert rows == {
         one.name: [one.kind, ", ".join(f"`{label}`" for label in one.labels) or "none", one.help]
         for one in Metrics().all
     }
+
+
+def test_every_alert_is_documented_with_its_severity_and_no_other() -> None:
+    rules = re.findall(r"alert: (\w+)\n.*?severity: (\w+)", (DOCS / "alerts.yml").read_text(), re.DOTALL)
+    rows = {name: row for name, row in table(DOCS / "metrics.md").items() if name.startswith("Analytics")}
+    assert [(name, severity) for name, (severity, *_) in rows.items()] == rules
 
 
 def test_every_column_is_documented_with_type_and_comment() -> None:

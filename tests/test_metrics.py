@@ -157,21 +157,11 @@ def test_each_answer_is_counted_once_by_route_and_status_and_each_refusal_by_its
         ("POST", BATCH, 200): 1, ("GET", "unknown", 404): 2, ("unknown", "unknown", 405): 1, ("GET", "/livez", 200): 1,
     }  # fmt: skip
     assert page.get("analytics_http_request_duration_seconds_count") == sum(answered.values())
-    refused = {
-        one.labels["reason"]: one.value for one in page.samples if one.name == "analytics_requests_refused_total"
-    }
-    assert refused == dict.fromkeys(
-        (
-            "bad_request",
-            "unauthorized",
-            "forbidden",
-            "body_timeout",
-            "body_too_large",
-            "unsupported_encoding",
-            "invalid",
-        ),
-        1,
-    )
+    refused = {one["reason"]: count for one, count in page.series("analytics_requests_refused_total") if count}
+    assert refused == {
+        "bad_request": 1, "unauthorized": 1, "forbidden": 1, "body_timeout": 1, "body_too_large": 1,
+        "unsupported_encoding": 1, "invalid": 1,
+    }  # fmt: skip
     assert page.get("analytics_events_refused_total", reason="invalid") == 2
     assert page.get("analytics_events_accepted_total") == 6
     assert page.get("analytics_connections_closed_total", reason="not_http") == 1
