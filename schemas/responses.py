@@ -90,10 +90,11 @@ class Loss(BaseModel):
     missing: int = Field(ge=0, description="How many are not: sent less stored")
     missing_ranges: list[MissingRange] = Field(description="Which ones, in order; the first hundred ranges")
     missing_ranges_cut: bool = Field(description="Whether there are more ranges")
-    events_pending: int = Field(
+    events_pending: int | None = Field(
         ge=0,
         description="Events of all sessions that are acknowledged and not yet in the table: they may be among the"
-        " missing. What is missing while this is 0 was never acknowledged, or was refused by ClickHouse",
+        " missing. What is missing while this is 0 was never acknowledged, or was refused by ClickHouse."
+        " Null if a worker did not answer",
     )
 
 

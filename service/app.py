@@ -60,7 +60,12 @@ def create_app(
     app[TOKENS] = tokens
     app[loss.STORE] = store
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
-    kinds = {"buffer": stats.BUFFER, "health": health.HEALTH, "metrics": metrics.METRICS_OF_ALL}
+    kinds = {
+        "buffer": stats.BUFFER,
+        "pending": loss.PENDING,
+        "health": health.HEALTH,
+        "metrics": metrics.METRICS_OF_ALL,
+    }
     app[STATES] = WorkerStates(app, worker, data.workers, kinds)
     app[metrics.METRICS] = counts = Metrics()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)

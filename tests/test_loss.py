@@ -9,7 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from schemas.events import SEQUENCE_MAX
-from service.api.loss import LOSS_SQL
+from service.api.loss import LOSS_SQL, PENDING
+from service.api.state import States
 from service.store import Store
 from tests.support import wait_until
 from tests.support.clickhouse import query
@@ -85,6 +86,11 @@ def test_pending_events_are_told_from_lost_ones(make_service: Callable[..., Serv
         "missing_ranges_cut": False,
         "events_pending": 0,
     }
+
+
+def test_what_a_silent_worker_has_is_unknown_and_not_none() -> None:
+    assert PENDING.merge(States(0, {0: 3, 1: 4}, [])) == 7
+    assert PENDING.merge(States(0, {0: 3}, [1])) is None
 
 
 @pytest.mark.parametrize(

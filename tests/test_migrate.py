@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from schemas.payload import Header
+from schemas.rows import CURRENT
+from service.api.loss import LOSS_SQL
 from service.dsn import parse_dsn
 from service.errors import Misconfigured
 from service.migrate import Migration, migrate, shipped
 from service.store import Store
+from tests.support.rows import encoded, insert, rows_of
 
 FIRST = Migration(1, "0001_first.sql", "CREATE TABLE IF NOT EXISTS one (n UInt8) ENGINE = MergeTree ORDER BY n")
 SECOND = Migration(2, "0002_second.sql", "ALTER TABLE one ADD COLUMN IF NOT EXISTS m UInt8 DEFAULT 7")
@@ -51,6 +55,21 @@ async def test_a_database_of_a_newer_version_is_refused(database: Store) -> None
 async def test_a_crash_between_the_statement_and_its_record_is_mended_by_the_next_start(database: Store) -> None:
     await database.command(FIRST.sql)
     assert await migrate(database, [FIRST]) == [FIRST]
+
+
+async def test_a_table_of_an_earlier_version_gets_what_is_new_and_keeps_its_rows(database: Store) -> None:
+    await database.command("DROP TABLE client_ids_view, client_ids, events")
+    await migrate(database, shipped()[:3])
+    old = CURRENT.names.index("id_origin") + 1
+    header = Header(CURRENT.names[:old], CURRENT.types[:old])
+    rows = [row[:old] for row in rows_of({"event_name": "e", "session_id": "s", "sequence": 5}, sent_at=1)]
+    await database.insert(encoded(rows, header), "before")
+    assert await migrate(database) == shipped()[3:]
+    await database.insert(encoded(rows, header), "left on disk by the earlier version")
+    await insert(database, rows_of({"event_name": "e", "session_id": "s", "sequence": 2}), "after")
+    query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp FROM events ORDER BY sequence"
+    assert await database.query(query) == [(0, None, True), (0, None, True), (2, None, True)]
+    assert await database.query(LOSS_SQL, {"session_id": "s"}) == [(2, 1, 1, [(1, 1)])]
 
 
 def test_shipped_migrations_are_numbered_without_gaps() -> None:

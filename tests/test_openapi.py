@@ -106,11 +106,11 @@ def test_operations_that_need_a_token_say_what_is_answered_without() -> None:
         assert operation["responses"].keys() & {"401", "403"} == refusals
 
 
-async def test_every_route_but_metrics_and_those_of_the_documentation_is_described(tmp_path: Path) -> None:
+async def test_every_route_but_metrics_and_those_for_people_and_pages_is_described(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
     store = Store(parse_dsn("http://127.0.0.1:9/analytics", data.clickhouse), migrating=False)
     app = create_app(Settings(data_dir=tmp_path), data, {}, store)
-    unlisted = {"/metrics", *(route.path for route in docs_routes())}
+    unlisted = {"/metrics", "/tracker.js", *(route.path for route in docs_routes())}
     served = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()

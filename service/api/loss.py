@@ -7,7 +7,9 @@ from aiohttp import web
 from schemas.refusals import Invalid
 from service.api.auth import authorize
 from service.api.respond import json_response
-from service.api.state import STATES
+from service.api.state import STATES, Kind, States
+from service.api.stats import FLUSHER
+from service.api.track import WRITER
 from service.errors import StoreError, StoreUnavailable
 from service.store import Store
 
@@ -19,7 +21,7 @@ async def get_loss(request: web.Request) -> web.Response:
     """Sent, stored and missing of the session in the query string; zeros if nothing of it is known."""
     authorize(request, "read")
     session_id = _session_id(request)
-    buffer = await request.app[STATES].merged("buffer")  # before the query, which finds what is no longer pending now
+    pending = await request.app[STATES].merged("pending")  # before the query, which finds what is no longer pending now
     try:
         [(sent, stored, gaps, ranges)] = await request.app[STORE].query(LOSS_SQL, {"session_id": session_id})
     except StoreError:
@@ -31,8 +33,20 @@ async def get_loss(request: web.Request) -> web.Response:
         "missing": sent - stored,
         "missing_ranges": [{"first": first, "last": last} for first, last in ranges],
         "missing_ranges_cut": gaps > len(ranges),
-        "events_pending": buffer["events_pending"],
+        "events_pending": pending,
     })  # fmt: skip
+
+
+def _own_pending(app: web.Application) -> int:
+    return app[WRITER].open_rows + app[FLUSHER].pending_rows
+
+
+def _merge_pending(states: States) -> int | None:
+    # what a worker has that says nothing, nobody knows: it must not look lost
+    return None if states.silent else sum(states.known.values())
+
+
+PENDING = Kind(_own_pending, _merge_pending)
 
 
 def _session_id(request: web.Request) -> str:

@@ -131,7 +131,8 @@ async def bytes_per_event(dsn: str, folder: Path, events: int) -> dict[str, floa
         await store.insert(Rows(CURRENT, parts), "bench-last")
     await store.command("OPTIMIZE TABLE events FINAL")
     of_table = "database = currentDatabase() AND table = 'events' AND active"
-    [(disk, count)] = await store.query(f"SELECT sum(bytes_on_disk), sum(rows) FROM system.parts WHERE {of_table}")
+    sums = "sum(bytes_on_disk), sum(secondary_indices_compressed_bytes), sum(rows)"
+    [(disk, indexes, count)] = await store.query(f"SELECT {sums} FROM system.parts WHERE {of_table}")
     columns = await store.query(
         f"SELECT column, sum(column_data_compressed_bytes) AS size FROM system.parts_columns WHERE {of_table}"
         " GROUP BY column ORDER BY size DESC"
@@ -141,6 +142,7 @@ async def bytes_per_event(dsn: str, folder: Path, events: int) -> dict[str, floa
     return {
         "sent as JSON": sent / count,
         "on disk": disk / count,
+        "indexes": indexes / count,
     } | by_column
 
 
