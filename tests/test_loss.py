@@ -6,8 +6,6 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import quote
 
-import pytest
-
 from schemas.events import SEQUENCE_MAX
 from service.api.loss import LOSS_SQL, PENDING
 from service.api.state import States
@@ -93,17 +91,12 @@ def test_what_a_silent_worker_has_is_unknown_and_not_none() -> None:
     assert PENDING.merge(States(0, {0: 3}, [1])) is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "type"), [("", "missing"), ("?session=a", "missing"), ("?session_id=", "string_too_short")]
-)
-def test_a_session_must_be_named(service: Service, asked: str, type: str) -> None:
-    answer = service.get(LOSS + asked)
-    assert answer.status == 422
-    [fault] = answer.json["detail"]
-    assert (fault["type"], fault["loc"]) == (type, ["query", "session_id"])
-
-
-def test_only_who_may_read_is_told(service: Service, server_dsn: str) -> None:
+def test_a_session_must_be_named_by_who_may_read(service: Service, server_dsn: str) -> None:
+    for asked, type in (("", "missing"), ("?session=a", "missing"), ("?session_id=", "string_too_short")):
+        answer = service.get(LOSS + asked)
+        assert answer.status == 422
+        [fault] = answer.json["detail"]
+        assert (fault["type"], fault["loc"]) == (type, ["query", "session_id"])
     path = f"{LOSS}?session_id=s"
     assert [service.get(path, token).status for token in (None, "unknown", WRITE)] == [401, 401, 403]
     query(server_dsn, "RENAME TABLE events TO away")
