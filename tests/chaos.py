@@ -4,7 +4,8 @@
 
 The seed decides which faults come in which order and what the clients send; when exactly they meet is up to the
 machine. At the end every acknowledged event must be in the table once, no refused one, each one of unknown outcome at
-most once, and nothing else; and the statistics must say what the table says.
+most once, and nothing else; and the statistics must say what the table says. The metrics must add up, and say what the
+clients were told: of the last life of the process, since they begin at zero with it.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 from tests.support.checks import drained, sessions
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.load import check_set
+from tests.support.metrics import scrape
 from tests.support.proxy import Proxy
 from tests.support.service import BATCH, EVENTS, WRITE, Service, patched
 
@@ -41,6 +43,8 @@ class Client(threading.Thread):
     def __init__(self, service: Service, seed: str, stop: threading.Event, numbers: "itertools.count[int]") -> None:
         super().__init__(daemon=True)
         self.outcomes: dict[str, set[str]] = {kind: set() for kind in OUTCOMES}
+        #: How many events had which outcome, by the port: each life of the service has its own.
+        self.by_port: Counter[tuple[int, str]] = Counter()
         self._service = service
         self._chance = random.Random(seed)
         self._ended = stop
@@ -54,6 +58,7 @@ class Client(threading.Thread):
             lenient = not single and self._chance.random() < 0.5
             for outcome, names in self._post(events, single=single, lenient=lenient):
                 self.outcomes[outcome].update(names)
+                self.by_port[self._connection.port, outcome] += len(names)
             self._ended.wait(self._chance.choice([0, 0.005, 0.05]))
         self._connection.close()
 
@@ -212,13 +217,15 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
         stored = sessions(dsn)
         acknowledged, refused, unknown = (set().union(*(one.outcomes[kind] for one in clients)) for kind in OUTCOMES)
         check_set(acknowledged, refused, unknown, stored)
+        metrics = check_metrics(service, sum((one.by_port for one in clients), Counter()))
         stats = service.stats()
         assert stats["total_events"] == stats["buffer_status"]["events_flushed_total"] == len(stored), stats
         quarantine = service.data / "quarantine"
         assert not quarantine.exists() or not list(quarantine.iterdir())
         return (
             f"{len(acknowledged)} acknowledged, {len(refused)} refused, {len(unknown)} unknown"
-            f" ({len(unknown & set(stored))} of them stored), {len(stored)} stored; lost 0, twice 0; {settings};"
+            f" ({len(unknown & set(stored))} of them stored), {len(stored)} stored; lost 0, twice 0;"
+            f" metrics of the last life {metrics}; {settings};"
             f" {dict(sorted(nemesis.faults.items()))}"
         )
     finally:
@@ -228,6 +235,15 @@ def run(folder: Path, seed: int, seconds: float, prefix: tuple[str, ...] = IMPAT
         service.end()
         proxy.close()
         server.stop()
+
+
+def check_metrics(service: Service, by_port: Counter[tuple[int, str]]) -> dict[str, int]:
+    """The counts of the last life of a service that has drained: they add up, and are what clients were told."""
+    told, unknown = by_port[service.port, "acknowledged"], by_port[service.port, "unknown"]
+    found = {name: int(count) for name, count in scrape(service).balance().items()}
+    assert told <= found["accepted"] <= told + unknown, (found, told, unknown)
+    assert found["duplicate"] == found["quarantined"] == found["lost"] == found["pending"] == 0, found
+    return {name: found[name] for name in ("accepted", "recovered", "flushed")} | {"told": told, "unknown": unknown}
 
 
 def main() -> None:
