@@ -26,7 +26,7 @@ from service.api.heads import Heads
 from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
-from service.datadir import DataDir
+from service.datadir import DataDir, spool_of
 from service.errors import StartError
 from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
@@ -39,6 +39,7 @@ from service.status import Status
 from service.store import Store
 from service.tokens import Token
 from service.totals import Totals
+from service.turns import Turns
 from service.usage import Usage
 from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
@@ -61,7 +62,7 @@ def create_app(
     app[loss.STORE] = store
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
     kinds = {
-        "buffer": stats.BUFFER,
+        "buffer": stats.buffer(data.folder, worker),
         "pending": loss.PENDING,
         "health": health.HEALTH,
         "metrics": metrics.METRICS_OF_ALL,
@@ -69,7 +70,7 @@ def create_app(
     app[STATES] = WorkerStates(app, worker, data.workers, kinds)
     app[metrics.METRICS] = counts = Metrics()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)
-    app[LOAD] = Load(settings.max_inflight_bytes)
+    app[LOAD] = Load(max(1, settings.max_inflight_bytes // worker.count))
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     prefix = settings.path_prefix
@@ -89,17 +90,20 @@ def create_app(
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
-        spool = Spool(data.spool, data.quarantine, encode_header(CURRENT))
-        quarantine = Quarantine(data.folder)
-        totals = Totals(data.folder / "flushed.json")
-        window = settings.dedup_window
-        flusher = Flusher(spool, store, totals, clickhouse_status, quarantine=quarantine, window=window, metrics=counts)
+        spool = Spool(spool_of(data.folder, worker.number), data.quarantine, encode_header(CURRENT))
+        quarantine = Quarantine(data.folder, takes_back=worker.number == 0)
+        flusher = Flusher(
+            spool, store, Totals(data.folder, worker), clickhouse_status,
+            quarantine=quarantine, window=settings.dedup_window, metrics=counts,
+            turns=Turns(data.turn, worker) if worker.count > 1 else None,
+        )  # fmt: skip
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status, counts)
+        rate_limit = RateLimit(settings.rate_limit, worker=worker) if settings.rate_limit else None
         usage = Usage(data.folder)
-        monitor = Monitor(writer, flusher, store, clickhouse_status, counts, usage)
+        monitor = Monitor(worker, spool, writer, flusher, store, clickhouse_status, counts, usage)
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
-        app[track.INTAKE] = track.Intake(writer, RateLimit(settings.rate_limit) if settings.rate_limit else None)
+        app[track.INTAKE] = track.Intake(writer, rate_limit)
         read_parts(counts, writer, flusher, spool, quarantine, store)
         read_load(counts, app[LOAD])
         read_states(counts, spool_status, clickhouse_status)
@@ -107,7 +111,7 @@ def create_app(
         app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
 
         try:
-            recover(spool, flusher)
+            recover(spool, flusher, first=worker.number == 0)
             await monitor.prepare(PREPARE_TIMEOUT)
             await writer.probe()
             writer.start()
@@ -146,8 +150,8 @@ def announce_stop(app: web.Application, seconds: float) -> None:
     app[track.WRITER].announce_stop()
 
 
-def recover(spool: Spool, flusher: Flusher) -> None:
-    """Hand what an earlier process left on disk to the flusher. Raises StartError."""
+def recover(spool: Spool, flusher: Flusher, *, first: bool = True) -> None:
+    """Hand what an earlier process left on disk to the flusher. Raises StartError. ``first``: of several workers."""
     quarantine = flusher.quarantine
     try:
         for path in quarantine.returning():  # before the spool is looked into: it is there then
@@ -155,15 +159,16 @@ def recover(spool: Spool, flusher: Flusher) -> None:
         quarantine.count()
     except OSError as error:
         _log.error("what comes back from the quarantine waits: %s", error)
-    if any(quarantine.held):
+    if first and any(quarantine.held):
         _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.held)
     try:
         segments = spool.recover()
     except OSError as error:
         raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:
-        # One insert at a time, the oldest first: of what is left here only the first can have been tried.
-        flusher.submit(segment, None, tried=segment is segments[0])
+        # One insert at a time, the oldest first: of what is left here only the first can have been tried, and what
+        # was the first elsewhere, which is marked.
+        flusher.submit(segment, None, tried=segment is segments[0] or spool.splits.marked(segment.token))
     if segments:
         _log.info("%d events of earlier runs are in the spool, to be inserted", flusher.pending_rows)
     for stranger in spool.strangers:

@@ -5,13 +5,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, logs, tokens
-from service.config import Settings, load, variable
+from service import __version__, cli_quarantine, greeting, leftovers, logs, sockets, tokens, turns, workers
+from service.config import WORKERS_MAX, Settings, load, variable
 from service.datadir import DataDir
-from service.dsn import parse_dsn
+from service.dsn import Target, parse_dsn
 from service.errors import StartError, StoreError
 
 _log = logging.getLogger(__name__)
@@ -41,7 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)").set_defaults(run=_serve)
+    serve = commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)")
+    serve.add_argument(
+        "--workers", type=_workers, metavar="N", help=f"processes that take events; wins over {variable('workers')}"
+    )
+    serve.set_defaults(run=_serve)
     migrate = commands.add_parser("migrate", help="create or upgrade the tables in ClickHouse, and end")
     migrate.set_defaults(run=_migrate)
     commands.add_parser("version", help="print the version").set_defaults(run=lambda _: print(__version__))
@@ -67,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _workers(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= WORKERS_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {WORKERS_MAX}")
+
+
 def _settings_help() -> str:
     lines = []
     for field, info in Settings.model_fields.items():
@@ -89,15 +99,45 @@ def _settings() -> Settings:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings()
+    if options.workers:
+        settings = settings.model_copy(update={"workers": options.workers})
+    count = settings.workers
+    target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")
+    workers.require_server(count, target)
     data = DataDir(settings.data_dir)
     try:
         known, made = _tokens(settings, data)
-        # Imported here: `analytics token` and `--help` answer at once without it.
-        from service import server
+        leftovers.adopt(data.folder, count)
+        if count > 1:
+            data.make_worker_folders(count)
+        turns.prepare(data.turn, count)
 
-        return asyncio.run(server.run(settings, data, known, made))
+        def greet(port: int) -> None:
+            greeting.greet(settings, port, data.folder, target.shown, made)
+
+        if count > 1:
+            return workers.Supervisor(settings, data, known, target, greet).run()
+        return _serve_alone(settings, data, known, target, greet)
     finally:
         data.close()
+
+
+def _serve_alone(
+    settings: Settings,
+    data: DataDir,
+    known: Mapping[bytes, tokens.Token],
+    target: Target,
+    greet: Callable[[int], None],
+) -> int:
+    listening = sockets.bind(settings)
+    # Imported here: `analytics token` and `--help` answer at once without it, and so does a start that can't be.
+    from service import server
+
+    def tell(report: str) -> None:
+        if report == "ready":
+            greet(sockets.port_of(listening))
+
+    return asyncio.run(server.run(settings, data, known, target, listening, tell))
 
 
 def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.Token], dict[str, str]]:

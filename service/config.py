@@ -17,6 +17,7 @@ from service.errors import StartError
 from service.origins import parse_origin
 
 PREFIX = "ANALYTICS_"
+WORKERS_MAX = 64
 
 
 def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any:
@@ -55,6 +56,10 @@ class Settings(BaseModel):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _setting(
         (), "Origins whose pages may use the service from a browser, separated by commas",
         "origins as scheme://host or scheme://host:port, separated by commas; * is none",
+    )  # fmt: skip
+    workers: int = _setting(
+        1, "Processes that take events on the port; more than 1 needs a ClickHouse server",
+        f"a whole number from 1 to {WORKERS_MAX}", ge=1, le=WORKERS_MAX,
     )  # fmt: skip
     data_dir: Path = _setting(
         Path("data"), "Folder of the spool, the tokens and the embedded ClickHouse", "a folder that can be written"

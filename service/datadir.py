@@ -1,4 +1,4 @@
-"""The data folder: made, checked for writing, and held by one process at a time."""
+"""The data folder: made, checked for writing, and held by one process at a time, or by it and its workers."""
 
 import fcntl
 import os
@@ -9,8 +9,28 @@ from pathlib import Path
 from service.errors import StartError
 
 
+def worker_folder(data: Path, number: int) -> Path:
+    """The folder of a worker, with its spool and its count: of worker 0, usually the only one, the data folder."""
+    return data / "workers" / str(number) if number else data
+
+
+def spool_of(data: Path, number: int) -> Path:
+    """The spool of a worker."""
+    return worker_folder(data, number) / "spool"
+
+
+def worker_folders(data: Path) -> dict[int, Path]:
+    """The folders of all workers that there ever were, by number, the highest first."""
+    found = (path for path in (data / "workers").glob("*") if path.name.isdecimal() and path.is_dir())
+    numbers = {0, *(int(path.name) for path in found)}
+    return {number: worker_folder(data, number) for number in sorted(numbers, reverse=True)}
+
+
 class DataDir:
-    """The folder ``ANALYTICS_DATA_DIR``, locked from ``DataDir(...)`` to ``close``."""
+    """The folder ``ANALYTICS_DATA_DIR``, locked from ``DataDir(...)`` to ``close``.
+
+    A process that is forked off has the lock too: it is free when all of them have closed it or ended.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -18,6 +38,7 @@ class DataDir:
         self.quarantine = self.folder / "quarantine"
         self.retry = self.folder / "retry"
         self.workers = self.folder / "workers"
+        self.turn = self.workers / "turn"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
         self._temporary = self.folder / "tmp"
@@ -40,11 +61,25 @@ class DataDir:
                 f"the data folder {self.folder} is in use by another instance (process {holder}):"
                 " stop that one, or set ANALYTICS_DATA_DIR to another folder"
             ) from None
+        self.sign()
+
+    def sign(self) -> None:
+        """Say in the lock file that this process holds the folder."""
         try:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         except OSError:  # it is for the message above; a full disk must not stop a start, which drains it
             pass
+
+    def make_worker_folders(self, count: int) -> None:
+        """Make the folders of so many workers. Raises StartError."""
+        try:
+            for folder in (self.workers, *(worker_folder(self.folder, number) for number in range(1, count))):
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if folder != self.workers:
+                    (folder / "spool").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"the folder {self.workers} can't be written ({error.strerror})") from None
 
     def use_private_temporary_folder(self) -> None:
         """Make and empty a folder of our own for temporary files.

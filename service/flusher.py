@@ -27,11 +27,12 @@ from schemas.rows import CURRENT
 from service.errors import Misconfigured, Rejected, Retryable
 from service.metrics import Metrics
 from service.quarantine import Quarantine
-from service.repeats import Lookups, Repeats, is_stored
+from service.repeats import Lookups, Repeats, is_stored, may_have_client_ids
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
 from service.totals import Totals
+from service.turns import Turns
 
 #: Sealed batches whose rows stay in memory; later ones are read back from disk when their turn comes.
 BATCHES_IN_MEMORY = 2
@@ -67,7 +68,9 @@ class Flusher:
         quarantine: Quarantine,
         window: float,
         metrics: Metrics,
+        turns: Turns | None = None,
     ) -> None:
+        self._turns = turns
         self.totals = totals
         self.quarantine = quarantine
         self._repeats = Repeats(store, window)
@@ -160,6 +163,8 @@ class Flusher:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._turns:
+            self._turns.close()
         self._thread.shutdown()
         if self.pending_rows:
             _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
@@ -167,6 +172,8 @@ class Flusher:
     async def _run(self) -> None:
         while True:
             if not self._queue:
+                if self._turns:
+                    self._turns.settle()
                 self._empty.set()
                 self._submitted.clear()
                 await self._submitted.wait()
@@ -247,6 +254,12 @@ class Flusher:
 
         ``tried``: an earlier try may have stored them, and nobody heard of it.
         """
+        if self._turns and may_have_client_ids(rows):
+            async with self._turns.mine():
+                return await self._insert_until_answered(token, rows, tried=tried)
+        return await self._insert_until_answered(token, rows, tried=tried)
+
+    async def _insert_until_answered(self, token: str, rows: Rows, *, tried: bool) -> int:
         tries, repeats = 0, -1
         while True:
             try:

@@ -14,11 +14,11 @@ _MAX_VALUE = 512
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def configure(level: str, form: Literal["auto", "text", "json"]) -> None:
-    """Send the log to standard error in the given form."""
+def configure(level: str, form: Literal["auto", "text", "json"], worker: int | None = None) -> None:
+    """Send the log to standard error in the given form; of one of several workers, with its number."""
     handler = logging.StreamHandler(sys.stderr)
     json_lines = form == "json" or (form == "auto" and not sys.stderr.isatty())
-    handler.setFormatter(_JsonFormatter() if json_lines else _TextFormatter())
+    handler.setFormatter(_JsonFormatter(worker) if json_lines else _TextFormatter(worker))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     # The driver logs with a traceback each error that it raises, and we log each of those in our own words.
@@ -61,12 +61,19 @@ def _extra(record: logging.LogRecord) -> dict[str, object]:
     return {name: one[:_MAX_VALUE] if isinstance(one, str) else one for name, one in found.items()}
 
 
-class _JsonFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self.worker = worker
+
+
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
+            **({} if self.worker is None else {"worker": self.worker}),
             "message": record.getMessage(),
             **_extra(record),
         }
@@ -75,10 +82,11 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)  # ASCII only: no control character gets through
 
 
-class _TextFormatter(logging.Formatter):
+class _TextFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
-        line = f"{clock} {record.levelname.lower():<7} {record.getMessage()}{extra}"
+        worker = "" if self.worker is None else f"worker {self.worker}: "
+        line = f"{clock} {record.levelname.lower():<7} {worker}{record.getMessage()}{extra}"
         line = _CONTROL.sub("?", line)  # a path may hold escape sequences that a terminal obeys
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

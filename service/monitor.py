@@ -14,9 +14,11 @@ import time
 from service.errors import Misconfigured, StoreError
 from service.flusher import Flusher
 from service.metrics import Metrics
+from service.spool import Spool
 from service.status import Status
 from service.store import Store
 from service.usage import Usage
+from service.worker import SPOOL_BYTES, Worker
 from service.writer import BatchWriter
 
 INTERVAL = 1.0
@@ -24,6 +26,8 @@ INTERVAL = 1.0
 USAGE_INTERVAL = 2.0
 #: How often it is measured how late the event loop is, in seconds.
 LAG_INTERVAL = 0.5
+#: How often workers tell each other how much their spools hold, in seconds.
+SHARE_INTERVAL = 0.1
 #: A timer of ours that is later than this, in seconds, is told: no client was answered meanwhile.
 LATE_WARNED = 1.0
 _log = logging.getLogger(__name__)
@@ -33,10 +37,20 @@ class Monitor:
     """Owns the background checks, from ``start`` to ``close``."""
 
     def __init__(
-        self, writer: BatchWriter, flusher: Flusher, store: Store, clickhouse: Status, metrics: Metrics, usage: Usage
+        self,
+        worker: Worker,
+        spool: Spool,
+        writer: BatchWriter,
+        flusher: Flusher,
+        store: Store,
+        clickhouse: Status,
+        metrics: Metrics,
+        usage: Usage,
     ) -> None:
         self._metrics = metrics
         self._usage = usage
+        self._worker = worker
+        self._spool = spool
         self._writer = writer
         self._flusher = flusher
         self._store = store
@@ -67,6 +81,8 @@ class Monitor:
             asyncio.create_task(self._watch_quarantine(), name="watch-quarantine"),
             asyncio.create_task(self._watch_clickhouse(), name="watch-clickhouse"),
         ]
+        if self._worker.count > 1:
+            self._tasks.append(asyncio.create_task(self._share_cap(), name="share-cap"))
 
     async def close(self) -> None:
         """Stop watching."""
@@ -93,6 +109,12 @@ class Monitor:
         while True:
             await self._usage.refresh()
             await asyncio.sleep(USAGE_INTERVAL)
+
+    async def _share_cap(self) -> None:
+        """The cap is one for the spools of all workers."""
+        while True:
+            self._spool.elsewhere = self._worker.tell(SPOOL_BYTES, self._spool.size)
+            await asyncio.sleep(SHARE_INTERVAL)
 
     async def _watch_quarantine(self) -> None:
         while True:

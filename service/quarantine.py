@@ -7,8 +7,9 @@
 The flusher never sends a row that has an entry, so an entry may go only if its segment can't come back. And a
 row must never be in the table and in an entry that could be retried. Therefore:
 
-1. One command at a time, by a lock on the folder. It looks for the entries first and into the spool then: an entry
-   whose segment is still there is left alone. It syncs the spool's folder, so that no power cut undoes a deletion.
+1. One command at a time, by a lock on the folder. It looks for the entries first and into the spools of all workers
+   then: an entry whose segment is still there is left alone. It syncs their folders, so that no power cut undoes a
+   deletion.
 2. ``retry`` makes rows into a segment with a fresh token and puts it into ``retry`` by one rename. *That rename is
    the retry*: killed before, nothing has happened; from then on the named entries count as gone, and every later
    ``list``, ``drop`` and ``retry`` overlooks them. Then it deletes them.
@@ -18,7 +19,8 @@ row must never be in the table and in an entry that could be retried. Therefore:
    token and the same file names, and nothing of it has been sent before.
 4. A row that is refused again is an entry of the new segment. No name of an entry ever comes twice.
 
-So the service needs to know nothing of commands, nor a command whether the service runs.
+So the service needs to know nothing of commands, nor a command whether the service runs. Of several workers all put
+entries, and worker 0 alone takes back: nobody else's spool may have what a killed one has taken.
 """
 
 import fcntl
@@ -35,6 +37,7 @@ import msgspec
 
 from schemas.payload import Header, Rows, encode_header, encode_rows
 from schemas.rows import CURRENT
+from service.datadir import spool_of, worker_folders
 from service.disk import fsync_folder, replace_durably
 from service.entry import ENTRY, Entry, document_of
 from service.errors import Rejected, StartError
@@ -66,13 +69,17 @@ class Outcome(NamedTuple):
 
 
 class Quarantine:
-    """The quarantine of a data folder. The service's part comes first, the command's after it."""
+    """The quarantine of a data folder. The service's part comes first, the command's after it.
 
-    def __init__(self, data: Path) -> None:
+    ``takes_back``: whether this worker is the one that takes what is in ``retry``.
+    """
+
+    def __init__(self, data: Path, *, takes_back: bool = True) -> None:
         self.folder = data / "quarantine"
         self.held = Held(0, 0, 0)
         self._retry = data / "retry"
-        self._spool = data / "spool"
+        self._data = data
+        self._takes_back = takes_back
         self._counted = 0
         self._unreadable: set[Path] = set()
 
@@ -114,7 +121,7 @@ class Quarantine:
 
     def returning(self) -> list[Path]:
         """The files in ``retry``, oldest first."""
-        if not self._retry.is_dir():
+        if not self._takes_back or not self._retry.is_dir():
             return []
         found = (path for path in self._retry.iterdir() if _RETRY.fullmatch(path.name))
         return sorted(path for path in found if path not in self._unreadable)
@@ -203,10 +210,14 @@ class Quarantine:
     def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
         """Step 1: the entries, each with what is against touching it."""
         entries = self.entries(names)
-        # An open segment becomes a sealed one, never the reverse: in this order none slips through.
-        busy = {path.name.split(".")[0] for suffix in ("open", "sealed") for path in self._spool.glob(f"*.{suffix}")}
-        if self._spool.is_dir():
-            fsync_folder(self._spool)
+        # An open segment becomes a sealed one, and one moves to a worker of a lower number (see leftovers), never the
+        # reverse: in this order none slips through.
+        busy = set()
+        for number in worker_folders(self._data):
+            spool = spool_of(self._data, number)
+            busy |= {path.name.split(".")[0] for suffix in ("open", "sealed") for path in spool.glob(f"*.{suffix}")}
+            if spool.is_dir():
+                fsync_folder(spool)
         problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
         return [(entry, problem if entry.token in busy else None) for entry in entries]
 

@@ -3,35 +3,57 @@
 A bucket for each token fills at the rate, up to one second's worth or one full batch request. A request
 is let in while there is anything in the bucket and takes out what it holds, be it more than is there:
 the debt is waited for by the next one. So no request needs to be read to be refused.
+
+Several workers have one bucket together: each takes out of its own what the others tell that they took.
 """
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from schemas.events import BATCH_MAX_EVENTS
 from service.errors import RateLimited
+from service.worker import ALONE, Worker, taken_with
+
+
+class _Bucket(NamedTuple):
+    content: float
+    at: float
+    taken_elsewhere: int  # by other workers, until then
 
 
 class RateLimit:
     """``rate`` is in events a second and token."""
 
-    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic, worker: Worker = ALONE) -> None:
         self._rate = rate
         self._most = max(rate, BATCH_MAX_EVENTS)
         self._clock = clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # by the token's name: what was in it, and when
+        self._worker = worker
+        self._began = clock()
+        board = worker.board
+        self._taken_before = {name: board.of_others(name, worker.number) for name in board.names} if board else {}
+        self._buckets: dict[str, _Bucket] = {}  # by the token's name
 
     def check(self, name: str) -> None:
         """Raise RateLimited if the token must wait."""
-        content = self._content(name)
+        content = self._bucket(name).content
         if content < 1:
             raise RateLimited(retry_after=(1 - content) / self._rate)
 
     def take(self, name: str, events: int) -> None:
         """Count the events of a request that was let in."""
-        self._buckets[name] = (self._content(name) - events, self._clock())
+        bucket = self._bucket(name)
+        self._buckets[name] = bucket._replace(content=bucket.content - events)
+        if board := self._worker.board:
+            key, number = taken_with(name), self._worker.number
+            board.put(key, number, board.get(key, number) + events)
 
-    def _content(self, name: str) -> float:
-        now = self._clock()
-        content, then = self._buckets.get(name, (self._most, now))
-        return min(self._most, content + (now - then) * self._rate)
+    def _bucket(self, name: str) -> _Bucket:
+        now, board, key = self._clock(), self._worker.board, taken_with(name)
+        elsewhere = board.of_others(key, self._worker.number) if board else 0
+        full = _Bucket(self._most, self._began, self._taken_before.get(key, 0))
+        content, at, before = self._buckets.get(name, full)
+        # Not more than full: after what others took, since nobody knows when they did.
+        content = min(self._most, content + (now - at) * self._rate - (elsewhere - before))
+        return _Bucket(content, now, elsewhere)

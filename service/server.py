@@ -4,72 +4,84 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from aiohttp import web
 
-from service import __version__, tokens
+from service import tokens
 from service.api.connection import LOAD
 from service.api.direct import DirectConnection
 from service.api.listener import Listener, connections_limit, require_c_parser
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings, variable
 from service.datadir import DataDir
-from service.dsn import parse_dsn
+from service.dsn import Target
 from service.errors import StartError, StoreError
+from service.sockets import cannot_listen
 from service.store import Store
+from service.worker import ALONE, Worker
 
 _log = logging.getLogger(__name__)
 #: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
 STOP_CONNECTIONS_TIMEOUT = 5.0
 #: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
 LAST_ANSWERS_TIMEOUT = 0.5
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
+#: Seconds of the stop of a worker whose parent is gone: what waits to be started in its place needs the data folder.
+ORPHANED_TIMEOUT = 1.0
 
 
-async def run(settings: Settings, data: DataDir, known: Mapping[bytes, tokens.Token], made: dict[str, str]) -> int:
+async def run(
+    settings: Settings,
+    data: DataDir,
+    known: Mapping[bytes, tokens.Token],
+    target: Target,
+    sockets: Sequence[socket.socket],
+    tell: Callable[[str], None],
+    worker: Worker = ALONE,
+    parent: int = -1,
+) -> int:
     """Take events on a locked data folder until stopped. Raises StartError.
 
-    ``made`` are the access tokens that were made just now, by scope.
+    ``tell`` gets "ready" when events are taken, and "leaving" when they soon are no more. ``parent`` is a descriptor
+    that can be read when the parent is gone.
     """
     require_c_parser()
     max_connections = connections_limit(settings.max_connections)
-    target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), data.clickhouse)
     if target.embedded:
         data.use_private_temporary_folder()
     store = Store(target, migrating=settings.migrate == "on")
-    app = create_app(settings, data, known, store)
+    app = create_app(settings, data, known, store, worker)
     runner = web.AppRunner(
         app,
         handler_cancellation=False,  # a client that leaves must not abort a commit
         shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
     )
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = Stop(settings.shutdown_timeout)
+    stop.watch(parent)
     try:
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
         load = app[LOAD]
         connect = partial(DirectConnection, runner.server, load, direct_way(app))
-        listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout)
+        shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
+        listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
         try:
-            port = await listener.start(settings.host, settings.port)
+            listener.start(sockets)
         except OSError as error:
-            raise StartError(
-                f"can't listen on {settings.host} port {settings.port} ({error.strerror or error}):"
-                f" stop what holds it, or set {variable('port')} or {variable('host')}"
-            ) from None
+            raise cannot_listen(settings, error) from None
         gc.collect()
         gc.freeze()  # what is there now is there for good: collections need not look at it
-        _say_ready(settings, data, target.shown, _url(settings.host, port), made)
-        await stop.wait()
+        tell("ready")
+        await stop.begins()
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
-        announce_stop(app, settings.shutdown_timeout)
-        listener.close()
-        await _wait_for_clients(runner, min(LAST_ANSWERS_TIMEOUT, settings.shutdown_timeout / 2))
+        if stop.orphaned:
+            data.sign()  # the parent, which is gone, can't be found and asked to stop
+        tell("leaving")
+        announce_stop(app, stop.seconds)
+        await listener.close()
+        await _wait_for_clients(runner, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
     except StoreError as error:
         raise store_refused(error) from None
     finally:
@@ -83,6 +95,34 @@ def store_refused(error: StoreError) -> StartError:
     return StartError(f"{error}{hint}")
 
 
+class Stop:
+    """What makes this process stop, and how many seconds it has for that."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.orphaned = False
+        self._event = asyncio.Event()
+
+    def watch(self, parent: int) -> None:
+        """Look out for a signal, and for the end of the parent."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._event.set)
+        if parent >= 0:
+            loop.add_reader(parent, self._on_orphaned, parent)
+
+    async def begins(self) -> None:
+        """Wait for it."""
+        await self._event.wait()
+
+    def _on_orphaned(self, parent: int) -> None:
+        asyncio.get_running_loop().remove_reader(parent)
+        if not self._event.is_set():
+            _log.error("the parent process is gone")
+            self.orphaned, self.seconds = True, min(self.seconds, ORPHANED_TIMEOUT)
+            self._event.set()
+
+
 async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
@@ -90,25 +130,3 @@ async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pass  # they are idle
-
-
-def _url(host: str, port: int) -> str:
-    shown = _REACHABLE.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{port}"
-
-
-def _say_ready(settings: Settings, data: DataDir, store: str, url: str, made: dict[str, str]) -> None:
-    lines = [
-        f"Analytics {__version__} takes events at {url}",
-        f"  data       {data.folder}",
-        f"  ClickHouse {store}",
-        f"  reference  {url}/docs",
-    ]
-    token = made.get("write", "$TOKEN")
-    lines += [
-        "Send an event:",
-        f"  curl {url}{settings.path_prefix} -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
-        if made
-        else f'  curl {url}{settings.path_prefix} -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
-    ]
-    print("\n".join(lines), flush=True)

@@ -1,7 +1,8 @@
 """Which row ranges of a segment ClickHouse has rejected: remembered on disk before their halves are sent.
 
 A file ``<token>.splits`` beside the segment holds a record ``start-stop;`` for each, on a line of its own.
-A record that a crash has torn lacks its semicolon, and is none.
+A record that a crash has torn lacks its semicolon, and is none. A file without any record says that the segment
+may have been tried.
 """
 
 import os
@@ -31,6 +32,17 @@ class Splits:
             os.close(fd)
         if new:
             fsync_folder(self._folder)
+
+    def mark(self, token: str) -> None:
+        """Remember durably that the segment may have been tried."""
+        path = self._path(token)
+        if not path.exists():
+            path.touch(mode=0o600)
+            fsync_folder(self._folder)
+
+    def marked(self, token: str) -> bool:
+        """Whether the segment is known to have been tried, or marked."""
+        return self._path(token).exists()
 
     def of(self, token: str) -> set[tuple[int, int]]:
         """The row ranges that were recorded."""

@@ -9,6 +9,8 @@ existence means "not confirmed"*, and deleting it is the commit.
     <token>.<rows>.sealed       closed, to be inserted as one batch; never altered
     <token>.splits              which row ranges of a segment ClickHouse has rejected (see ``splits``)
 
+Each worker has a spool of its own; ``leftovers`` moves segments from one to another, when no worker runs.
+
 The token is 12 hex digits of milliseconds since 1970 and 16 random ones: names sort by age, and a
 token is never used twice, whatever happens to the clock or the folder. (A token used twice would
 make ClickHouse drop new data without a word.)
@@ -56,6 +58,8 @@ class Spool:
         self.quarantine = quarantine
         self.header = header
         self.splits = Splits(folder)
+        #: Bytes in the spools of other workers, as of a moment ago.
+        self.elsewhere = 0
         #: Rows and bytes in the open segment.
         self.open_rows = 0
         self.open_size = 0
@@ -73,6 +77,11 @@ class Spool:
     def size(self) -> int:
         """Bytes in all segments, the open one included."""
         return self._added - self._dropped
+
+    @property
+    def filled(self) -> int:
+        """What counts against the cap: our bytes, and those in the spools of other workers."""
+        return self._added - self._dropped + self.elsewhere
 
     # -- start --------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ class BatchWriter:
 
     def shed_priorities(self) -> frozenset[str]:
         """The priorities of which no events are taken now, since the spool nears its cap; usually none."""
-        full = (self._spool.size + self._waiting_bytes) / self.limits.spool_max_bytes
+        full = (self._spool.filled + self._waiting_bytes) / self.limits.spool_max_bytes
         if full < _SHED_FROM:
             return _NONE_SHED
         return frozenset(priority for priority, until in TAKEN_UNTIL.items() if full >= until)
@@ -129,12 +129,12 @@ class BatchWriter:
     def seconds_to_room(self) -> float:
         """How long until events of every priority are taken again, by the rate of late."""
         room = _SHED_FROM * self.limits.spool_max_bytes
-        return self._flusher.seconds_to_free(max(0, int(self._spool.size + self._waiting_bytes - room)))
+        return self._flusher.seconds_to_free(max(0, int(self._spool.filled + self._waiting_bytes - room)))
 
     def _refusal(self, size: int) -> SpoolFull | Stopping | None:
         if self._stopping:
             return Stopping()
-        missing = self._spool.size + self._waiting_bytes + size - self.limits.spool_max_bytes
+        missing = self._spool.filled + self._waiting_bytes + size - self.limits.spool_max_bytes
         if missing > 0:
             return SpoolFull(retry_after=self._flusher.seconds_to_free(missing))
         if self._waiting_bytes + size > WAITING_MAX_BYTES and self._waiting:

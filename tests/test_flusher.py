@@ -65,7 +65,7 @@ class Rig:
         self.flusher = Flusher(
             self.spool,
             self.store,
-            Totals(folder / "flushed.json"),
+            Totals(folder),
             self.status,
             quarantine=Quarantine(folder),
             window=86_400,

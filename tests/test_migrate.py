@@ -1,5 +1,6 @@
 """Migrations on a real server: order, record, and what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -70,6 +71,14 @@ async def test_a_table_of_an_earlier_version_gets_what_is_new_and_keeps_its_rows
     query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp FROM events ORDER BY sequence"
     assert await database.query(query) == [(0, None, True), (0, None, True), (2, None, True)]
     assert await database.query(LOSS_SQL, {"session_id": "s"}) == [(2, 1, 1, [(1, 1)])]
+
+
+async def test_eight_workers_that_migrate_at_once_do_no_harm(server_dsn: str) -> None:
+    stores = [Store(parse_dsn(server_dsn, Path("unused")), migrating=True) for _ in range(8)]
+    await asyncio.gather(*(store.prepare() for store in stores))
+    assert await migrate(stores[0]) == []
+    for store in stores:
+        await store.close()
 
 
 def test_shipped_migrations_are_numbered_without_gaps() -> None:

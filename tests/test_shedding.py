@@ -81,7 +81,7 @@ def test_of_a_batch_the_important_events_are_kept_and_the_others_listed(
 
 
 def test_a_token_beyond_its_rate_waits_and_others_do_not(make_service: Callable[..., Service]) -> None:
-    service = make_service(NOWHERE, ANALYTICS_RATE_LIMIT=50, ANALYTICS_WRITE_TOKENS="greedy,modest").start()
+    service = make_service(NOWHERE, ANALYTICS_RATE_LIMIT=1, ANALYTICS_WRITE_TOKENS="greedy,modest").start()
 
     def greedy() -> Any:
         return service.post({"events": [{"event_name": "e"}] * 100}, "/api/v1/analytics/batch", "greedy")

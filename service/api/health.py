@@ -73,7 +73,7 @@ def _merge_health(states: States) -> dict[str, Any]:
         **{
             part: _merge_parts({number: one[part] for number, one in found.items()}) for part in ("spool", "clickhouse")
         },
-        "workers": {"answering": len(found), "silent": states.silent},
+        "workers": {"answering": len(found), "silent": list(states.silent)},
     }
 
 

@@ -10,15 +10,16 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import http_parser, web
 
 from service.api.connection import Connection, Load
 from service.errors import StartError
 from service.logs import Seldom
+from service.sockets import BACKLOG
+from service.worker import ALONE, CONNECTIONS, Worker
 
-BACKLOG = 512
 #: Connections taken in one turn of the event loop, so that a flood of them leaves turns to requests.
 ACCEPTS_PER_TURN = 64
 #: Seconds of not accepting, after the system had no descriptor or no memory for it.
@@ -66,7 +67,10 @@ def connections_limit(wanted: int) -> int:
 
 
 class Listener:
-    """The listening sockets of a server, and the watch over its connections."""
+    """The listening sockets of a server, and the watch over its connections.
+
+    ``worker`` has the cap together with its siblings.
+    """
 
     def __init__(
         self,
@@ -75,7 +79,9 @@ class Listener:
         load: Load,
         max_connections: int,
         header_timeout: float,
+        worker: Worker = ALONE,
     ) -> None:
+        self._worker = worker
         self._server = server
         self._connect = connect
         self._load = load
@@ -86,29 +92,26 @@ class Listener:
         self._watch: asyncio.Task[None] | None = None
         self._full, self._no_resource, self._overdue = Seldom(_log), Seldom(_log), Seldom(_log)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen on every address of ``host``; the port, for a given 0 the one that was free. Raises OSError."""
+    def start(self, sockets: Sequence[socket.socket]) -> None:
+        """Listen on these, which are bound. Raises OSError."""
+        for one in sockets:
+            one.listen(BACKLOG)
+            self._sockets.append(one)
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        try:
-            for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-                one = socket.create_server(address, family=family, backlog=BACKLOG)
-                one.setblocking(False)
-                self._sockets.append(one)
-        except OSError:
-            self.close()
-            raise
         for one in self._sockets:
             loop.add_reader(one, self._accept, one)
         self._watch = asyncio.create_task(self._abort_overdue(), name="listener")
-        return int(self._sockets[0].getsockname()[1])
 
-    def close(self) -> None:
-        """Take no more connections; those that there are stay."""
+    async def close(self) -> None:
+        """Take those who are connected already and wait to be taken, and then no more; those that there are stay."""
         for one in self._sockets:
             asyncio.get_running_loop().remove_reader(one)
+            for _ in range(BACKLOG // ACCEPTS_PER_TURN + 1):
+                self._accept(one)
             one.close()
         self._sockets.clear()
+        if self._starting:
+            await asyncio.wait(self._starting)
         if self._watch:
             self._watch.cancel()
 
@@ -127,7 +130,7 @@ class Listener:
                 loop.call_later(ACCEPT_PAUSE, self._resume, listening)
                 return
             client.setblocking(False)
-            if self._load.connections < self._max_connections:
+            if self._load.connections + self._worker.tell(CONNECTIONS, self._load.connections) < self._max_connections:
                 task = asyncio.create_task(self._serve(self._connect(), client))
                 self._starting.add(task)
                 task.add_done_callback(self._starting.discard)
@@ -157,6 +160,7 @@ class Listener:
     async def _abort_overdue(self) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._header_timeout / 4))
+            self._worker.tell(CONNECTIONS, self._load.connections)
             now = time.monotonic()
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
             overdue = [one for one in connections if one.is_overdue(now, self._header_timeout)]

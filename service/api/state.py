@@ -7,10 +7,11 @@ What can be asked is a ``Kind``, given by its name where the parts are wired (``
 
 - ``own(app)`` is what this worker knows: a value that JSON can carry. It is called on the event loop, of each worker,
   for each answer: it must be quick.
-- ``merge(states)`` makes the answer of what the workers said; with one worker, of that alone.
+- ``of_silent(number)`` is what can be found out about a worker that does not answer in time, since it is being
+  restarted or hangs; it is called on a thread. None if nothing can.
+- ``merge(states)`` makes the answer of both; with one worker, of its own alone. It says who was silent, if it matters.
 
-``await app[STATES].merged("buffer")`` is the answer, of ``own`` called after the question. A worker that does not
-answer in time is in ``States.silent``: ``merge`` says so, or finds out by other means.
+``await app[STATES].merged("buffer")`` is the answer, of ``own`` called after the question.
 """
 
 import asyncio
@@ -32,11 +33,11 @@ ANSWER_TIMEOUT = 0.5
 
 
 class States(NamedTuple):
-    """What was found out: by number, what the workers said, and those that said nothing in time."""
+    """By the workers' numbers: what they said, and of those that said nothing in time what could be found out."""
 
     asked: int  #: the worker that the client asked; it is always among the known
     known: dict[int, Any]
-    silent: list[int]
+    silent: dict[int, Any]
 
 
 class Kind(NamedTuple):
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
 
     own: Callable[[web.Application], Any]
     merge: Callable[[States], Any]
+    of_silent: Callable[[int], Any] = lambda number: None
 
 
 class WorkerStates:
@@ -63,7 +65,7 @@ class WorkerStates:
         if self._worker.count > 1:
             return await self._asking[name]()
         kind = self._kinds[name]
-        return kind.merge(States(0, {0: kind.own(self._app)}, []))
+        return kind.merge(States(0, {0: kind.own(self._app)}, {}))
 
     async def start(self) -> None:
         """Answer the siblings, if there are any."""
@@ -100,11 +102,14 @@ class WorkerStates:
         number = self._worker.number
         siblings = [one for one in range(self._worker.count) if one != number]
         answers = await asyncio.gather(*(self._ask(one, name) for one in siblings))
-        kind = self._kinds[name]
-        known = {number: kind.own(self._app)} | {
-            one: answer[0] for one, answer in zip(siblings, answers, strict=True) if answer
-        }
-        return kind.merge(States(number, dict(sorted(known.items())), [one for one in siblings if one not in known]))
+        kind, known, silent = self._kinds[name], {}, {}
+        for one, answer in zip(siblings, answers, strict=True):
+            if answer:
+                [known[one]] = answer
+            else:
+                silent[one] = await asyncio.to_thread(kind.of_silent, one)
+        known[number] = kind.own(self._app)
+        return kind.merge(States(number, dict(sorted(known.items())), silent))
 
     async def _ask(self, number: int, name: str) -> tuple[Any] | None:
         try:

@@ -3,6 +3,7 @@
 import time
 from datetime import datetime
 from importlib.resources import files
+from pathlib import Path
 
 from aiohttp import web
 
@@ -11,9 +12,13 @@ from service.api.flight import SingleFlight
 from service.api.respond import json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
+from service.datadir import spool_of
 from service.errors import StoreError, StoreUnavailable
 from service.flusher import Flusher
+from service.leftovers import rows_in
 from service.store import Store
+from service.totals import Totals
+from service.worker import Worker
 
 Counts = list[tuple[str, int, int, int]]
 COUNTS: web.AppKey[SingleFlight[Counts]] = web.AppKey("counts", SingleFlight)
@@ -55,16 +60,25 @@ def _own_buffer(app: web.Application) -> dict[str, object]:
 
 
 def _merge_buffers(states: States) -> dict[str, object]:
-    buffers = list(states.known.values())
+    buffers = [*states.known.values(), *states.silent.values()]
     added = ("buffer_size", "events_pending", "events_flushed_total")
     return {
-        **buffers[0],
+        **states.known[states.asked],
         **{name: sum(one[name] for one in buffers) for name in added},
         "last_flush": max((one["last_flush"] for one in buffers if one["last_flush"]), default=None),
     }
 
 
-BUFFER = Kind(_own_buffer, _merge_buffers)
+def buffer(data: Path, worker: Worker) -> Kind:
+    """The state of the buffer, before the table. Of a worker that does not answer, by what is on disk."""
+
+    def on_disk(number: int) -> dict[str, object]:
+        totals = Totals(data, Worker(number, worker.count))
+        pending = rows_in(spool_of(data, number))
+        found = {"events_pending": pending, "events_flushed_total": totals.flushed}
+        return {"buffer_size": 0, "last_flush": iso(totals.last_flush), **found}
+
+    return Kind(_own_buffer, _merge_buffers, on_disk)
 
 
 def iso(time: datetime | None) -> str | None:

@@ -48,7 +48,8 @@ class Rig:
 
         def settled() -> bool:
             # in the order in which rows move
-            way = [path for folder in ("retry", "spool") for path in (data / folder).iterdir() if path.name != "probe"]
+            folders = (data / "retry", *(data / "workers").glob("*/spool"), data / "spool")
+            way = [path for folder in folders for path in folder.iterdir() if path.name != "probe"]
             return not way and len(self.names()) == entries
 
         wait_until(settled, 20, lambda: f"{self.names()} {self.service.log()[-2000:]}")

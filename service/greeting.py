@@ -1,0 +1,28 @@
+"""What a start prints when events are taken: where, what is used, and a command to try."""
+
+from pathlib import Path
+
+from service import __version__
+from service.config import Settings
+
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
+
+
+def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str, str]) -> None:
+    """Print it. ``made`` are the access tokens that were made just now, by scope."""
+    host = settings.host
+    url = f"http://{_REACHABLE.get(host, f'[{host}]' if ':' in host else host)}:{port}"
+    events = f"{url}{settings.path_prefix}"
+    token = made.get("write", "$TOKEN")
+    lines = [
+        f"Analytics {__version__} takes events at {url}",
+        f"  data       {data}",
+        f"  ClickHouse {store}",
+        *([f"  workers    {settings.workers}"] if settings.workers > 1 else []),
+        f"  reference  {url}/docs",
+        "Send an event:",
+        f"  curl {events} -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
+        if made
+        else f'  curl {events} -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
+    ]
+    print("\n".join(lines), flush=True)

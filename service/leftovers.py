@@ -1,0 +1,87 @@
+"""What workers left behind that are no more: found at a start, and given to those that there are.
+
+A worker has a folder with its spool: worker 0 the data folder itself, the others ``workers/<number>``. When a start
+has fewer workers than one before, the segments of the others move, with their names and so their tokens, and from
+then on are like any other of the worker that has them.
+
+A segment must never be where its ``.splits`` is not: halves of it may be stored. So a copy of that goes first, then
+the segment by one rename, then the old ``.splits``. Killed anywhere, the next start goes on, with as many workers as
+it likes. A segment moves to a worker with a lower number only, and those who look for one begin with the highest.
+
+The oldest segment of a spool may have been tried; of others' that come in front of it, or behind it, that can't be
+told any more. So before a move the oldest of both spools are marked.
+"""
+
+import logging
+from pathlib import Path
+
+from service.datadir import spool_of, worker_folders
+from service.disk import fsync_folder, replace_durably
+from service.errors import StartError
+from service.frames import frames
+from service.segment import OPEN, SEALED
+from service.splits import Splits
+
+_log = logging.getLogger(__name__)
+
+
+def adopter_of(number: int, count: int) -> int:
+    """Which of ``count`` workers has what worker ``number`` left."""
+    return number % count
+
+
+def adopt(data: Path, count: int) -> None:
+    """Give what workers beyond ``count`` left to those that there are. Raises StartError.
+
+    Needs the lock of the data folder, and no worker running.
+    """
+    for number in worker_folders(data):
+        source, target = spool_of(data, number), spool_of(data, adopter_of(number, count))
+        try:
+            if number >= count and source.is_dir():
+                _move(source, target)
+        except OSError as error:
+            raise StartError(
+                f"what is in {source} can't be moved to {target} ({error.strerror or error}): mend the disk;"
+                f" or start with {number + 1} workers and let them drain"
+            ) from None
+
+
+def _move(source: Path, target: Path) -> None:
+    found = _segments(source)
+    if found:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder, segments in ((source, found), (target, _segments(target))):
+            for token in list(segments)[:1]:
+                Splits(folder).mark(token)
+        for token, path in found.items():
+            splits = path.with_name(f"{token}.splits")
+            if splits.exists():
+                replace_durably(target / splits.name, splits.read_bytes())
+            path.rename(target / path.name)
+        fsync_folder(target)
+        fsync_folder(source)
+        _log.info("moved %d segments of a worker that is no more from %s to %s", len(found), source, target)
+    for rest in source.iterdir():
+        if rest.suffix == ".splits" or rest.name == "probe":
+            rest.unlink()
+        else:
+            _log.warning("%s is none of our files: left alone", rest)
+
+
+def _segments(folder: Path) -> dict[str, Path]:
+    """The segments in a folder by token, oldest first."""
+    matches = ((OPEN.fullmatch(path.name) or SEALED.fullmatch(path.name), path) for path in folder.iterdir())
+    return dict(sorted((match["token"], path) for match, path in matches if match))
+
+
+def rows_in(spool: Path) -> int:
+    """How many rows the segments in a spool hold, for when its worker can't say."""
+    rows = 0
+    for path in _segments(spool).values():
+        try:
+            sealed = SEALED.fullmatch(path.name)
+            rows += int(sealed["rows"]) if sealed else sum(one for _, _, one, _ in frames(path.read_bytes()))
+        except FileNotFoundError:  # sealed or inserted meanwhile
+            continue
+    return rows

@@ -1,0 +1,255 @@
+"""The parent of several workers: starts them, starts anew those that die, stops them all. It takes no events itself.
+
+    parent ──fork──► worker 0 … N-1        each a whole service: its listening sockets on the one port, its spool
+       │                  │
+       ├── sockets        │  made before the fork and kept: connections that wait for a dead worker are taken by the
+       │                  │  one that is started in its place
+       ├── life ─────────►│  a pipe: its end tells the workers that the parent is gone
+       ◄──── reports ─────┤  a pipe: "ready", "leaving", "failed ..."
+       └── data folder's lock, which all have: it is free when the last of them has ended
+
+Nothing of the service is loaded here: each worker loads it after the fork, so that two share no state, and no
+generator of random numbers, by accident. What they share on purpose is on the board.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from service import logs, sockets
+from service.config import Settings, variable
+from service.datadir import DataDir
+from service.dsn import Target
+from service.errors import StartError
+from service.tokens import Token
+from service.turns import WAITING
+from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
+
+#: Seconds after which a worker that dies is not thought to die again and again.
+STEADY_AFTER = 5.0
+#: Seconds until one that dies again and again is started anew: the second time, and at most.
+BACKOFF_FIRST, BACKOFF_MAX = 0.25, 10.0
+#: Seconds beyond the time for a stop, after which a worker that has not ended is killed; nothing is lost by that.
+KILL_AFTER = 5.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_REPORT_MAX_BYTES = 4000  # below PIPE_BUF: it is written whole
+_log = logging.getLogger(__name__)
+
+
+def require_server(count: int, target: Target) -> None:
+    """Raise StartError where ClickHouse is embedded: it takes one process."""
+    if count > 1 and target.embedded:
+        raise StartError(
+            f"{count} workers need a ClickHouse server, since the embedded one takes one process:"
+            f" set {variable('clickhouse_dsn')} to a server, or {variable('workers')} to 1"
+        )
+
+
+@dataclass
+class _Child:
+    """A worker as its parent knows it."""
+
+    number: int
+    listening: list[socket.socket]
+    pid: int = 0  # 0 while there is no process
+    ready: bool = False
+    started: float = 0.0
+    start_at: float = 0.0
+    deaths: int = 0  # each soon after its start
+
+    def died(self, now: float) -> float:
+        """Note it, and return in how many seconds to start it anew."""
+        self.pid, self.ready = 0, False
+        self.deaths = 1 if now - self.started > STEADY_AFTER else self.deaths + 1
+        delay = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self.deaths - 2, 16)) if self.deaths > 1 else 0.0
+        self.start_at = now + delay
+        return delay
+
+
+@dataclass
+class Supervisor:
+    """The workers of a locked data folder, from ``run`` until it returns. ``greet`` is called when all take events."""
+
+    settings: Settings
+    data: DataDir
+    known: Mapping[bytes, Token]
+    target: Target
+    greet: Callable[[int], None]
+    failure: str | None = None
+    _children: list[_Child] = field(default_factory=list)
+    _greeted: bool = False
+    _stop_by: float | None = None
+
+    def run(self) -> int:
+        """Serve until stopped; the exit code. Raises StartError."""
+        count = self.settings.workers
+        names = [SPOOL_BYTES, CONNECTIONS, WAITING, *(taken_with(token.name) for token in self.known.values())]
+        self._board = Board(count, names)
+        self._children = [_Child(number, one) for number, one in enumerate(sockets.bind_shared(self.settings, count))]
+        self._port = sockets.port_of(self._children[0].listening)
+        self._life, self._life_held = os.pipe()
+        self._reports, self._reports_to = os.pipe()
+        self._wakeup, wakeup_to = socket.socketpair()
+        for one in (self._wakeup, wakeup_to):
+            one.setblocking(False)
+        os.set_blocking(self._reports, False)
+        signal.set_wakeup_fd(wakeup_to.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor tells
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._wakeup, selectors.EVENT_READ)
+            selector.register(self._reports, selectors.EVENT_READ)
+            while self._stop_by is None or any(child.pid for child in self._children):
+                self._start_due()
+                selector.select(self._seconds_to_wait())
+                self._read_signals()
+                self._read_reports()
+                self._reap()
+                self._kill_overdue()
+        if self.failure:
+            raise StartError(self.failure)
+        return 0
+
+    # -- starting -----------------------------------------------------------------------------
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if self._stop_by is None and not child.pid and child.start_at <= now:
+                try:
+                    child.listening = child.listening or sockets.bind_one_shared(self.settings, self._port)
+                except StartError as error:
+                    _log.error("worker %d can't be started: %s", child.number, error)
+                    child.start_at = now + BACKOFF_MAX
+                    continue
+                self._fork(child, now)
+
+    def _fork(self, child: _Child, now: float) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork()
+            if not pid:
+                self._be(child)
+            child.pid, child.started = pid, now
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _be(self, child: _Child) -> NoReturn:
+        """In the forked process: be the worker, and end."""
+        code = 70
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            os.close(self._life_held)  # of which the parent alone may have a copy
+            for other in self._children:
+                if other is not child:
+                    sockets.close(other.listening)
+            worker = Worker(child.number, len(self._children), self._board)
+            logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
+            from service import server
+
+            def tell(report: str) -> None:
+                with contextlib.suppress(OSError):  # the parent is gone
+                    os.write(self._reports_to, f"{child.number} {report}".encode()[:_REPORT_MAX_BYTES] + b"\n")
+
+            try:
+                code = asyncio.run(
+                    server.run(
+                        self.settings, self.data, self.known, self.target, child.listening, tell, worker, self._life
+                    )
+                )
+            except StartError as error:
+                tell(f"failed {error}")
+                code = 1
+        except BaseException:
+            _log.exception("worker %d failed", child.number)
+        finally:
+            logging.shutdown()
+            os._exit(code)
+
+    # -- watching -----------------------------------------------------------------------------
+
+    def _seconds_to_wait(self) -> float | None:
+        now = time.monotonic()
+        if self._stop_by is not None:
+            return max(0.0, self._stop_by - now)
+        waits = [child.start_at - now for child in self._children if not child.pid]
+        return max(0.0, min(waits)) if waits else None
+
+    def _read_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if {signal.SIGTERM, signal.SIGINT} & set(self._wakeup.recv(4096)):
+                self._stop()
+
+    def _read_reports(self) -> None:
+        try:
+            lines = os.read(self._reports, 1 << 16).decode(errors="replace").splitlines()
+        except BlockingIOError:
+            return
+        for line in lines:
+            number, report, *rest = line.split(" ", 2)
+            child = self._children[int(number)]
+            if report == "ready":
+                child.ready = True
+                if not self._greeted and all(one.ready for one in self._children):
+                    self._greeted = True
+                    self.greet(self._port)
+            elif report == "leaving":
+                self._close(child)
+            elif self._greeted:  # the others serve well
+                _log.error("worker %d can't start: %s", child.number, *rest)
+            else:
+                self.failure = self.failure or rest[0]
+                self._stop()
+
+    def _reap(self) -> None:
+        now = time.monotonic()
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            child = next(one for one in self._children if one.pid == pid)
+            delay = child.died(now)
+            if self._stop_by is None:
+                code = os.waitstatus_to_exitcode(status)
+                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                when = f"in {delay:.2g} s" if delay else "at once"
+                _log.warning("worker %d, process %d, %s; it is started anew %s", child.number, pid, how, when)
+                if delay:
+                    self._close(child)  # its siblings take what would wait for it
+
+    def _close(self, child: _Child) -> None:
+        sockets.close(child.listening)
+        child.listening = []
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        if self._stop_by is not None:
+            return
+        self._stop_by = time.monotonic() + self.settings.shutdown_timeout + KILL_AFTER
+        for child in self._children:
+            self._close(child)
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+    def _kill_overdue(self) -> None:
+        if self._stop_by is not None and time.monotonic() >= self._stop_by:
+            for child in self._children:
+                if child.pid:
+                    _log.error("worker %d does not stop: killed", child.number)
+                    os.kill(child.pid, signal.SIGKILL)
+                    self._stop_by = time.monotonic() + KILL_AFTER
