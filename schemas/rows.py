@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -139,15 +139,15 @@ def id_text(event_id: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def new_event_ids(milliseconds: int, count: int) -> list[bytes]:
+def new_event_ids(milliseconds: int, count: int) -> Sequence[bytes]:
     """``count`` fresh UUIDs of version 7 (RFC 9562, section 5.7), 16 bytes each, in ClickHouse's order of bytes.
 
     All are made by one piece of arithmetic on a large integer: a tenth of the cost of one by one.
     """
-    each = _one_in_each_uuid(count)
-    random = int.from_bytes(_random_bytes(16 * count), "little") & (_UUID7_RANDOM * each)
-    ids = (random | (milliseconds << 16 | _UUID7_VERSION) * each).to_bytes(16 * count, "little")
-    return [ids[start : start + 16] for start in range(0, 16 * count, 16)]
+    each, random_bits, take_apart = _for_ids(count)
+    random = int.from_bytes(_random_bytes(16 * count), "little") & random_bits
+    ids = random | (milliseconds << 16 | _UUID7_VERSION) * each
+    return take_apart(ids.to_bytes(16 * count, "little"))
 
 
 def _random_bytes(count: int) -> bytes:
@@ -171,8 +171,10 @@ _UUID7_VERSION = 7 << 12 | 2 << 126
 
 
 @lru_cache(maxsize=128)
-def _one_in_each_uuid(count: int) -> int:
-    return sum(1 << 128 * index for index in range(count))
+def _for_ids(count: int) -> tuple[int, int, Callable[[bytes], Sequence[bytes]]]:
+    """A one in each of ``count`` UUIDs; their random bits; and what takes their bytes apart."""
+    each = sum(1 << 128 * index for index in range(count))
+    return each, _UUID7_RANDOM * each, struct.Struct("16s" * count).unpack
 
 
 #: The header of the segments that this version writes.

@@ -65,6 +65,7 @@ def test_an_insert_that_is_not_confirmed_is_tried_again_until_it_is_and_stored_o
         for answer in ANSWERS.values():
             proxy.fates.append(f"{stored} {answer}")
         wait_until(lambda: not proxy.fates, 60)
+        load.wait_for_more(1)
     check(service, load, server_dsn)
     assert proxy.met.count("pass") >= 1
     assert not load.refused | load.unknown

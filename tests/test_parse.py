@@ -25,7 +25,16 @@ from schemas.events import (
     EventBatch,
     Priority,
 )
-from schemas.parse import NO_PROPERTIES, ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
+from schemas.parse import (
+    NO_PROPERTIES,
+    SECONDS_MAX,
+    ParsedBatch,
+    ParsedEvent,
+    _seconds,
+    parse_batch,
+    parse_batch_leniently,
+    parse_event,
+)
 from schemas.refusals import Invalid
 from tests.support.fastapi_peer import (
     EVENTS_OF_ALL_KINDS,
@@ -99,6 +108,31 @@ def test_time_of_any_form_is_the_same_instant_as_in_fastapi(peer: Peer, time: st
 def test_time_becomes_microseconds_of_utc(sent: str | float, instant: str) -> None:
     body = json.dumps({"event_name": "a", "timestamp": sent}).encode()
     assert parse_event(body).timestamp == microseconds(datetime.fromisoformat(instant))
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "2024-02-30T00:00:00.000Z", "2024-01-01T00:00:60.000Z", "2024-01-01T00:00:00Z123Z", "2024-01-01T00:00:00.12aZ",
+        "2024-01-01T00:00:00.１２３Z", "٢٠٢٤-01-01T00:00:00.000Z", "1899-12-31T23:59:59.999Z",
+        "2300-01-01T00:00:00.000Z",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_a_time_is_refused_also_next_to_one(sent: str, known: bool) -> None:
+    """Seconds are remembered."""
+    events = ['{"event_name":"e","timestamp":"2024-01-01T00:00:00.000Z"}'] * known
+    events.append(json.dumps({"event_name": "e", "timestamp": sent}))
+    with pytest.raises(Invalid) as refused:
+        parse_batch(f'{{"events":[{",".join(events)}]}}'.encode())
+    assert {item["loc"][3] for item in refused.value.errors} == {"timestamp"}
+
+
+def test_only_some_seconds_are_remembered() -> None:
+    for number in range(2 * SECONDS_MAX):
+        parse_event(b'{"event_name":"e","timestamp":"2024-01-01T%02d:%02d:%02d.000Z"}'
+                    % (number // 3600, number // 60 % 60, number % 60))  # fmt: skip
+        assert len(_seconds) <= SECONDS_MAX
 
 
 @given(number=NUMBERS)

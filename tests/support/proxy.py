@@ -12,6 +12,7 @@ Each INSERT that comes by meets the next of the ``fates``, and passes when none 
     instead ...         the client gets these bytes, and ClickHouse nothing
 """
 
+import re
 import socket
 import threading
 from collections import deque
@@ -125,12 +126,15 @@ class Proxy:
         server.close()
 
     def _spoil(self, client: socket.socket, server: socket.socket, fate: str, data: bytes) -> None:
-        while not data.endswith(b"0\r\n\r\n"):  # the driver sends a chunked body
+        head = data.index(b"\r\n\r\n") + 4
+        length = re.search(rb"\r\ncontent-length: *(\d+)", data[:head], re.IGNORECASE)
+        # else the driver sends a chunked body
+        while len(data) < head + int(length[1]) if length else not data.endswith(b"0\r\n\r\n"):
             more = client.recv(1 << 16)
             if not more:
                 return
             data += more
-        half = (data.index(b"\r\n\r\n") + len(data)) // 2
+        half = (head + len(data)) // 2
         server.sendall(data[:half])
         if fate == "cut-body":
             _cut(client)
