@@ -5,9 +5,24 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from schemas.events import Event, EventBatch
-from schemas.responses import BatchAck, ErrorBody, EventAck, Health, Loss, Probe, Stats, ValidationErrorBody
+from schemas.responses import (
+    Activity,
+    BatchAck,
+    ErrorBody,
+    EventAck,
+    Health,
+    Loss,
+    Pipeline,
+    Probe,
+    Refusals,
+    Stats,
+    ValidationErrorBody,
+)
 
-_MODELS = (Event, EventBatch, EventAck, BatchAck, Stats, Loss, ValidationErrorBody, ErrorBody, Health, Probe)
+_MODELS = (
+    *(Event, EventBatch, EventAck, BatchAck, Stats, Activity, Pipeline, Refusals, Loss),
+    *(ValidationErrorBody, ErrorBody, Health, Probe),
+)
 _IN_ADDRESS: list[dict[str, list[str]]] = [{"BeaconToken": []}]
 _BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
 #: Where the contract has the routes.
@@ -32,6 +47,13 @@ _SESSION = {
     "required": True,
     "description": "The session",
     "schema": {"type": "string", "minLength": 1},
+}
+_SPAN = {
+    "name": "span",
+    "in": "query",
+    "required": False,
+    "description": "How far back",
+    "schema": {"type": "string", "enum": ["1h", "24h"], "default": "1h"},
 }
 _INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
 _REFUSALS: dict[int, tuple[str, str]] = {
@@ -75,6 +97,31 @@ def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
             f"{prefix}/stats": {
                 "get": _operation(
                     "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
+                )
+            },
+            f"{prefix}/activity": {
+                "get": _operation(
+                    "get_activity",
+                    "Get Events Of The Last Hour Or Day",
+                    {200: ("Activity", "OK"), 422: ("ValidationErrorBody", "Another span")} | _some(401, 403, 503),
+                    security=_BEARER,
+                    parameters=[_SPAN],
+                )
+            },
+            f"{prefix}/pipeline": {
+                "get": _operation(
+                    "get_pipeline",
+                    "Get What Is On Its Way To The Table",
+                    {200: ("Pipeline", "OK")} | _some(401, 403),
+                    security=_BEARER,
+                )
+            },
+            f"{prefix}/refusals": {
+                "get": _operation(
+                    "get_refusals",
+                    "Get Refusals Of Late",
+                    {200: ("Refusals", "OK")} | _some(401, 403),
+                    security=_BEARER,
                 )
             },
             f"{prefix}/loss": {

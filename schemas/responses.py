@@ -74,6 +74,74 @@ class Stats(BaseModel):
     buffer_status: BufferStatus
 
 
+class NameCount(BaseModel):
+    """How often an event came."""
+
+    event_name: str
+    events: int = Field(ge=1)
+
+
+class Activity(BaseModel):
+    """The events of the last hour or day in the table, by event time as sent, and when that was found."""
+
+    as_of: datetime = Field(description="When this was found: a moment ago, and on a busy table up to a minute or so")
+    span: Literal["1h", "24h"]
+    start: datetime = Field(description="Where the first bucket begins; the last one is that of `as_of`, not over yet")
+    bucket_seconds: int = Field(ge=1)
+    total_events: int = Field(ge=0)
+    events_by_category: dict[str, list[int]] = Field(
+        description="Of each category that occurs the events of every bucket"
+    )
+    top_names: list[NameCount] = Field(description="The ten most frequent names, the most frequent first")
+
+
+class SpoolUse(BaseModel):
+    """How full the spool is."""
+
+    bytes: int = Field(ge=0, description="Bytes of pending events on disk")
+    max_bytes: int = Field(ge=0, description="Bytes that they may take")
+
+
+class Latency(BaseModel):
+    """Seconds from the first event of a batch to ClickHouse's confirmation, of the batches of late."""
+
+    p50_seconds: float | None = Field(description="null if there was no batch")
+    p99_seconds: float | None
+    batches: int = Field(ge=0, description="How many batches this is made of: of the window, the last thousand")
+    window_seconds: float = Field(description="How far back they are looked at")
+
+
+class Pipeline(BaseModel):
+    """What is acknowledged and on its way to the table, of all workers that answer: health names the others."""
+
+    as_of: datetime
+    events_pending: int = Field(ge=0, description="Events acknowledged and not yet confirmed by ClickHouse")
+    oldest_pending_seconds: float = Field(ge=0, description="Age of the oldest of them; 0 if there is none")
+    last_flush: datetime | None = Field(description="Time of the last insert that ClickHouse confirmed")
+    spool: SpoolUse
+    acknowledged_to_visible: Latency
+
+
+class Refusal(BaseModel):
+    """Refusals that are alike: how many, and when the last one was."""
+
+    method: str
+    route: str = Field(description="The path as it is registered; `unknown` if it is none")
+    status: int = Field(description="200 where only some events of a request were refused")
+    reason: str = Field(description="In the words that the client was given, cut to 200 characters; no value it sent")
+    token: str | None = Field(description="The name of the access token; null if it is not known")
+    count: int = Field(ge=1)
+    first_at: datetime
+    last_at: datetime
+
+
+class Refusals(BaseModel):
+    """The refusals of late since the start of the service, the last one first; a hundred kinds at most."""
+
+    as_of: datetime
+    refusals: list[Refusal]
+
+
 class MissingRange(BaseModel):
     """Numbers that follow each other and are all missing."""
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from schemas.payload import encode_header
 from schemas.rows import CURRENT
-from service.api import body, health, loss, metrics, stats, track
+from service.api import activity, body, health, loss, metrics, pipeline, stats, track
 from service.api.auth import TOKENS
 from service.api.connection import LOAD, Load
 from service.api.cors import CORS, Cors, preflight
@@ -23,6 +23,7 @@ from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
 from service.api.flight import SingleFlight
 from service.api.heads import Heads
+from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusals
 from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
@@ -61,14 +62,18 @@ def create_app(
     app[TOKENS] = tokens
     app[loss.STORE] = store
     app[stats.COUNTS] = SingleFlight(partial(stats.count, store))
+    app[activity.ACTIVITIES] = activity.activities(store)
     kinds = {
         "buffer": stats.buffer(data.folder, worker),
         "pending": loss.PENDING,
         "health": health.HEALTH,
         "metrics": metrics.METRICS_OF_ALL,
+        "pipeline": pipeline.PIPELINE,
+        "refusals": REFUSALS_OF_ALL,
     }
     app[STATES] = WorkerStates(app, worker, data.workers, kinds)
     app[metrics.METRICS] = counts = Metrics()
+    app[REFUSALS] = Refusals()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)
     app[LOAD] = Load(max(1, settings.max_inflight_bytes // worker.count))
     app[LEAVING] = asyncio.Event()
@@ -76,7 +81,14 @@ def create_app(
     prefix = settings.path_prefix
     app[CORS] = Cors(settings.cors_origins, prefix)
     intake = {"": track.track_event, "/batch": track.track_batch, "/beacon": track.track_beacon}
-    answers = {"/stats": stats.get_stats, "/loss": loss.get_loss, "/health": health.get_health}
+    answers = {
+        "/stats": stats.get_stats,
+        "/activity": activity.get_activity,
+        "/pipeline": pipeline.get_pipeline,
+        "/refusals": get_refusals,
+        "/loss": loss.get_loss,
+        "/health": health.get_health,
+    }
     app.router.add_routes([
         *(web.post(prefix + path, one, expect_handler=body.leave_expect) for path, one in intake.items()),
         *(web.get(prefix + path, one) for path, one in answers.items()),
@@ -121,6 +133,8 @@ def create_app(
         finally:
             await app[STATES].close()
             await app[stats.COUNTS].close()
+            for one in app[activity.ACTIVITIES].values():
+                await one.close()
             await writer.close()
             await flusher.drain(app[STOP_BY][0] - asyncio.get_running_loop().time() if app[STOP_BY] else 0)
             await monitor.close()
@@ -140,7 +154,7 @@ def direct_way(app: web.Application) -> Way:
     counts = app[metrics.METRICS]
     single, batch = (counts.requests("POST", path) for path in paths)
     limits = settings.max_body_bytes, settings.body_timeout
-    return Way(heads, app[track.INTAKE], counts, single, batch, app[LEAVING], *limits)
+    return Way(heads, app[track.INTAKE], counts, app[REFUSALS], *paths, single, batch, app[LEAVING], *limits)
 
 
 def announce_stop(app: web.Application, seconds: float) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.api.flight import SingleFlight
+from service.api.flight import Kept, SingleFlight
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.proxy import Proxy
@@ -87,6 +87,44 @@ async def test_closing_ends_what_is_under_way() -> None:
     with pytest.raises(asyncio.CancelledError):
         await later[0]
     assert len(calls.begun) == 1
+
+
+async def test_a_kept_result_is_shared_until_its_time_is_over() -> None:
+    calls = Calls()
+    kept = Kept(calls, seconds=60, times=0)
+    asking = [asyncio.create_task(kept()) for _ in range(10)]
+    running = await calls.begin()
+    later = [asyncio.create_task(kept()) for _ in range(10)]
+    await asyncio.sleep(0)
+    running.set_result(0)
+    assert await asyncio.gather(*asking, *later) == [0] * 20
+    assert await kept() == 0
+    assert len(calls.begun) == 1
+
+
+async def test_a_result_that_took_long_is_kept_longer_and_one_that_took_no_time_is_not() -> None:
+    calls = Calls()
+    slow, quick = Kept(calls, seconds=0, times=1e9), Kept(calls, seconds=0, times=0)
+    for kept, cost in ((slow, 1), (quick, 2)):
+        calls.begun.clear()
+        for number in range(2):
+            asking = asyncio.create_task(kept())
+            if number < cost:
+                (await calls.begin()).set_result(number)
+            await asking
+        assert len(calls.begun) == cost
+
+
+async def test_a_failure_is_not_kept() -> None:
+    calls = Calls()
+    kept = Kept(calls, seconds=60, times=0)
+    asking = asyncio.create_task(kept())
+    (await calls.begin()).set_exception(ValueError("no"))
+    with pytest.raises(ValueError, match="no"):
+        await asking
+    asking = asyncio.create_task(kept())
+    (await calls.begin()).set_result(1)
+    assert await asking == 1
 
 
 def test_five_hundred_dashboards_cost_three_queries_at_most(

@@ -63,7 +63,7 @@ def test_no_generated_request_is_answered_outside_the_document(both_scopes: Serv
     )
     assert report["failures"] == [], output
     assert (report["exit_code"], report["complete"], report["test_cases"]["errored"]) == (0, True, 0), output
-    assert report["operations"]["tested"] == 8
+    assert report["operations"]["tested"] == 11
     assert [name for name, phase in report["phases"].items() if phase["status"] == "success"] == [
         "examples",
         "coverage",

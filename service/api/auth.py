@@ -45,6 +45,16 @@ def authorize_by_address(request: web.Request) -> Token:
     return token
 
 
+def name_of(request: web.Request) -> str | None:
+    """The name of the request's token, if it is one that is known, whatever it may do."""
+    header = request.headers.get("Authorization")
+    scheme, _, credentials = header.partition(" ") if header else ("bearer", "", request.query.get("token", ""))
+    if scheme.lower() != "bearer" or len(credentials) > HEADER_MAX_LENGTH:
+        return None
+    token = request.app[TOKENS].get(digest(credentials.strip()))
+    return token.name if token else None
+
+
 def check_origin(token: Token, origins: Iterable[str]) -> None:
     """Raise Forbidden if the token is not for pages of these origins. Only browsers say of which a page is."""
     if token.origins and not token.origins.issuperset(origins):

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from service.api.connection import OPTIONS, Connection, Load
 from service.api.heads import Head, Heads
+from service.api.refusals import Refusals, partly
 from service.api.respond import answer_bytes, json_body, request_id_of
 from service.api.track import Accepted, Intake
 from service.errors import BodyTimeout, Overloaded, RequestError, SpoolFailed
@@ -37,6 +38,9 @@ class Way(NamedTuple):
     heads: Heads
     intake: Intake
     metrics: Metrics
+    refusals: Refusals
+    single_path: str
+    batch_path: str
     single: Requests
     batch: Requests
     leaving: asyncio.Event
@@ -180,9 +184,11 @@ class DirectConnection(Connection):
             status, body, headers, closes = 200, what.body, what.headers, False
             if what.refused:
                 self._way.metrics.events_not_taken(what.refused)
+                self._note(head, status, partly(what.refused))
         else:
             status, body, headers, closes = what.status, json_body({"detail": what.detail}), what.headers, what.closes
             self._way.metrics.refused(type(what))
+            self._note(head, status, str(what.detail))
         if head.headers:
             headers = {**headers, **head.headers}
         leaving = self._way.leaving.is_set()
@@ -199,6 +205,10 @@ class DirectConnection(Connection):
             ahead, self._ahead = self._ahead, b""
             transport.resume_reading()
             self.data_received(ahead)
+
+    def _note(self, head: Head, status: int, reason: str) -> None:
+        path = self._way.single_path if head.single else self._way.batch_path
+        self._way.refusals.add("POST", path, status, reason, head.source)
 
     def _linger(self) -> None:
         """Close in a moment: closed at once, with bytes on their way here, the client might miss the answer."""

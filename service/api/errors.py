@@ -10,8 +10,10 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
+from service.api.auth import name_of
 from service.api.cors import add_cors
 from service.api.metrics import METRICS
+from service.api.refusals import REFUSALS, reason_of
 from service.api.respond import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
 
@@ -30,27 +32,33 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     connection.begin()
     started, metrics = time.perf_counter(), request.app[METRICS]
     request_id = request_id_of(request.headers.get(REQUEST_ID))
+    reason: str | None = None
     try:
         if request.version not in _VERSIONS:
             raise BadFraming("The version must be HTTP/1.1 or HTTP/1.0")
         response = await handler(request)
     except Invalid as error:
         metrics.refused(Invalid)
+        reason = reason_of(error.errors)
         response = json_response({"detail": error.errors}, 422)
     except RequestError as error:
         metrics.refused(type(error))
+        reason = str(error.detail)
         response = error_response(error)
     except web.HTTPException as error:
         kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
         response = json_response({"detail": error.reason}, error.status, kept)
+        reason = error.reason
     except ConnectionError:
         raise  # the client is gone: there is nobody to answer
     except Exception:
         _log.exception("unexpected error", extra={"request_id": request_id})
+        reason = "Internal error"
         response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
     finally:
         connection.end()
-    metrics.requests(*_route(request)).observe(response.status, time.perf_counter() - started)
+    route = _route(request)
+    metrics.requests(*route).observe(response.status, time.perf_counter() - started)
     response.headers[REQUEST_ID] = request_id
     response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
     if "Origin" in request.headers:
@@ -60,6 +68,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     elif "Upgrade" in request.headers:
         response.force_close()  # aiohttp drops what came with it: what comes next may begin in the middle of a request
     if response.status >= 400:
+        if reason is not None:  # else it is a health that is not good
+            request.app[REFUSALS].add(*route, response.status, reason, name_of(request))
         _log.info(
             "refused",
             extra={

@@ -1,6 +1,7 @@
-"""Single flight: any number who ask at the same time cost one call."""
+"""Single flight: any number who ask at the same time cost one call. And results that are kept for a while."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
@@ -38,3 +39,34 @@ class SingleFlight(Generic[Result]):
             await asyncio.wait([self._running])
         self._running, self._next = self._next, None
         return await self._call()
+
+
+class Kept(Generic[Result]):
+    """A single flight whose result is kept: for ``seconds``, and for ``times`` as long as the call took.
+
+    So the calls never take more than that share of the time, whatever they cost and however many ask. A failure is not
+    kept. Who asks while a call is under way gets its result.
+    """
+
+    def __init__(self, call: Callable[[], Awaitable[Result]], *, seconds: float, times: float) -> None:
+        self._call = call
+        self._seconds, self._times = seconds, times
+        self._flight = SingleFlight(self._renew)
+        self._kept: tuple[Result, float] | None = None  # and until when, on the monotonic clock
+
+    async def __call__(self) -> Result:
+        """The result, as old as was said at most."""
+        return self._kept[0] if self._kept and time.monotonic() < self._kept[1] else await self._flight()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._flight.close()
+
+    async def _renew(self) -> Result:
+        started = time.monotonic()
+        if self._kept and started < self._kept[1]:  # by the call that was under way
+            return self._kept[0]
+        result = await self._call()
+        ended = time.monotonic()
+        self._kept = result, ended + max(self._seconds, self._times * (ended - started))
+        return result

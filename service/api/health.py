@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from service import __version__
-from service.api.respond import json_response
+from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
-from service.api.stats import iso
 from service.api.track import WRITER
 from service.quarantine import Quarantine
 from service.status import Status

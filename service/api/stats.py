@@ -1,7 +1,6 @@
 """Counts out: one aggregate query for all who ask at a time, and the state of the buffer when they are answered."""
 
 import time
-from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from aiohttp import web
 
 from service.api.auth import authorize
 from service.api.flight import SingleFlight
-from service.api.respond import json_response
+from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
 from service.datadir import spool_of
@@ -79,8 +78,3 @@ def buffer(data: Path, worker: Worker) -> Kind:
         return {"buffer_size": 0, "last_flush": iso(totals.last_flush), **found}
 
     return Kind(_own_buffer, _merge_buffers, on_disk)
-
-
-def iso(time: datetime | None) -> str | None:
-    """A UTC time as the contract writes it."""
-    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -16,6 +16,7 @@ from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from service.api.auth import authorize, authorize_by_address
 from service.api.body import read_body
 from service.api.metrics import METRICS
+from service.api.refusals import REFUSALS, partly
 from service.api.respond import body_response, json_body
 from service.errors import BadRequest, Shed
 from service.ratelimit import RateLimit
@@ -111,7 +112,7 @@ async def track_event(request: web.Request) -> web.Response:
     """One event, kept when this returns 200."""
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
-    return await _keep(request, request.app[INTAKE].event(source, body, key), len(body))
+    return await _keep(request, source, request.app[INTAKE].event(source, body, key), len(body))
 
 
 async def track_batch(request: web.Request) -> web.Response:
@@ -119,7 +120,7 @@ async def track_batch(request: web.Request) -> web.Response:
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
     lenient = prefers_lenient(request.headers.getall("Prefer", ()))
-    return await _keep(request, request.app[INTAKE].batch(source, body, key, lenient=lenient), len(body))
+    return await _keep(request, source, request.app[INTAKE].batch(source, body, key, lenient=lenient), len(body))
 
 
 async def track_beacon(request: web.Request) -> web.Response:
@@ -132,7 +133,7 @@ async def track_beacon(request: web.Request) -> web.Response:
     accepted = request.app[INTAKE].batch(source, body, key, lenient=True)
     if not accepted.rows:
         accepted = request.app[INTAKE].batch(source, body, key)  # raises what is wrong with all of them
-    return await _keep(request, accepted, len(body))
+    return await _keep(request, source, accepted, len(body))
 
 
 async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None]:
@@ -145,11 +146,12 @@ async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None
     return body, key
 
 
-async def _keep(request: web.Request, accepted: Accepted, size: int) -> web.Response:
+async def _keep(request: web.Request, source: str, accepted: Accepted, size: int) -> web.Response:
     if accepted.rows:
         await request.app[WRITER].add(accepted.rows, size)
     if accepted.refused:
         request.app[METRICS].events_not_taken(accepted.refused)
+        request.app[REFUSALS].add(request.method, request.path, 200, partly(accepted.refused), source)
     return body_response(accepted.body, headers=accepted.headers)
 
 

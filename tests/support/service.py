@@ -15,8 +15,9 @@ from tests.support import wait_until
 
 ANALYTICS = Path(sys.executable).with_name("analytics")
 WRITE, READ = "write-token-of-tests", "read-token-of-tests"
-EVENTS, BATCH, STATS, LOSS, HEALTH = (
-    f"/api/v1/analytics{path}" for path in ("", "/batch", "/stats", "/loss", "/health")
+EVENTS, BATCH, STATS, LOSS, HEALTH, ACTIVITY, PIPELINE, REFUSALS = (
+    f"/api/v1/analytics{path}"
+    for path in ("", "/batch", "/stats", "/loss", "/health", "/activity", "/pipeline", "/refusals")
 )
 
 

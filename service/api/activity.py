@@ -1,0 +1,88 @@
+"""What came in of late: events by time and category, and their most frequent names."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from importlib.resources import files
+from typing import NamedTuple
+
+from aiohttp import web
+
+from schemas.refusals import Invalid
+from service.api.auth import authorize
+from service.api.flight import Kept
+from service.api.respond import body_response, iso, json_body
+from service.errors import StoreError, StoreUnavailable
+from service.store import Store
+
+ACTIVITY_SQL, TOP_NAMES_SQL = (
+    files("schemas").joinpath("sql", name).read_text("utf-8") for name in ("activity.sql", "top_names.sql")
+)
+#: An answer is kept for so many seconds, and for so many times as long as its queries took.
+KEPT_SECONDS, KEPT_TIMES = 2.0, 20.0
+#: Of the error message, FastAPI's words.
+_EXPECTED = "'1h' or '24h'"
+
+
+class Span(NamedTuple):
+    """How far back, and in which steps; both in seconds."""
+
+    seconds: int
+    bucket_seconds: int
+
+
+SPANS: Mapping[str, Span] = {"1h": Span(3600, 60), "24h": Span(86_400, 900)}
+ACTIVITIES: web.AppKey[Mapping[str, Kept[bytes]]] = web.AppKey("activities", Mapping)
+
+
+def activities(store: Store) -> dict[str, Kept[bytes]]:
+    """What ``ACTIVITIES`` is: the answer for each span."""
+    return {name: Kept(partial(_answer, store, name), seconds=KEPT_SECONDS, times=KEPT_TIMES) for name in SPANS}
+
+
+async def get_activity(request: web.Request) -> web.Response:
+    """The counts of the span in the query string, of a moment ago at most."""
+    authorize(request, "read")
+    span = request.query.get("span", "1h")
+    if span not in SPANS:
+        message = f"Input should be {_EXPECTED}"
+        fault = {"loc": ["query", "span"], "input": span, "ctx": {"expected": _EXPECTED}}
+        raise Invalid([{"type": "literal_error", "msg": message} | fault])
+    try:
+        return body_response(await request.app[ACTIVITIES][span]())
+    except StoreError:
+        raise StoreUnavailable from None
+
+
+async def _answer(store: Store, name: str) -> bytes:
+    return json_body(await activity(store, name, time.time_ns() // 1000))
+
+
+async def activity(store: Store, name: str, now_us: int) -> dict[str, object]:
+    """The span that ends at ``now_us`` (µs since 1970), by bucket. Raises StoreError.
+
+    Buckets begin at whole multiples of their length; the last one is the one of now, and not over yet.
+    """
+    seconds, bucket_seconds = SPANS[name]
+    bucket_us = bucket_seconds * 1_000_000
+    start_us = now_us // bucket_us * bucket_us - seconds * 1_000_000 + bucket_us
+    parameters = {"start_us": start_us, "now_us": now_us}
+    rows = await store.query(ACTIVITY_SQL, parameters | {"bucket_us": bucket_us})
+    names = await store.query(TOP_NAMES_SQL, parameters)
+    by_category: dict[str, list[int]] = {}
+    for category, bucket, events in rows:
+        by_category.setdefault(category, [0] * (seconds // bucket_seconds))[bucket] = events
+    return {
+        "as_of": _iso(now_us),
+        "span": name,
+        "start": _iso(start_us),
+        "bucket_seconds": bucket_seconds,
+        "total_events": sum(events for _, _, events in rows),
+        "events_by_category": by_category,
+        "top_names": [{"event_name": event_name, "events": events} for event_name, events in names],
+    }
+
+
+def _iso(microseconds: int) -> str | None:
+    return iso(datetime.fromtimestamp(microseconds // 1000 / 1000, UTC))

@@ -1,0 +1,66 @@
+"""How events are on their way to the table, from what is known already: no question is put to disk or ClickHouse."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from service.api.auth import authorize
+from service.api.metrics import METRICS
+from service.api.respond import iso, json_response
+from service.api.state import STATES, Kind, States
+from service.metrics import RECENT_SECONDS, Read
+from service.recent import quantile
+
+
+async def get_pipeline(request: web.Request) -> web.Response:
+    """What is pending and since when, how full the spool is, and how long events of late took to become visible."""
+    authorize(request, "read")
+    states = request.app[STATES]
+    buffer, found = await states.merged("buffer"), await states.merged("pipeline")
+    return json_response({
+        "as_of": iso(datetime.now(UTC)),
+        "events_pending": buffer["events_pending"],
+        "last_flush": buffer["last_flush"],
+        **found,
+    })  # fmt: skip
+
+
+def _own_pipeline(app: web.Application) -> dict[str, Any]:
+    metrics = app[METRICS]
+    pending = _now(metrics.pending_events)  # a batch that is confirmed leaves the queue only a moment later
+    return {
+        "oldest_pending_seconds": _now(metrics.oldest_pending) if pending else 0,
+        "spool_bytes": _now(metrics.spool_bytes),
+        "spool_max_bytes": _now(metrics.spool_max_bytes),
+        "visible_after": metrics.visible_recently.values(),
+    }
+
+
+def _now(gauge: Read) -> float:
+    return gauge.read() or 0 if gauge.read else 0
+
+
+def _merge_pipelines(states: States) -> dict[str, Any]:
+    found: list[dict[str, Any]] = list(states.known.values())
+    visible_after = [seconds for one in found for seconds in one["visible_after"]]
+    return {
+        "oldest_pending_seconds": round(max(one["oldest_pending_seconds"] for one in found), 3),
+        "spool": {
+            "bytes": sum(one["spool_bytes"] for one in found),
+            "max_bytes": sum(one["spool_max_bytes"] for one in found),
+        },
+        "acknowledged_to_visible": {
+            "p50_seconds": _rounded(quantile(visible_after, 0.5)),
+            "p99_seconds": _rounded(quantile(visible_after, 0.99)),
+            "batches": len(visible_after),
+            "window_seconds": RECENT_SECONDS,
+        },
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+PIPELINE = Kind(_own_pipeline, _merge_pipelines)

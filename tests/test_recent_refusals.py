@@ -1,0 +1,122 @@
+"""The refusals of late: every refusal is there, in the client's words, and nothing that a client sent."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from service.api.refusals import MOST, REASON_MAX_LENGTH, REFUSALS_OF_ALL, Refusals, reason_of
+from service.api.state import States
+from tests.support import wait_until
+from tests.support.disk import Disk
+from tests.support.service import BATCH, EVENTS, READ, STATS, WRITE, Service, compressed
+from tests.support.service import REFUSALS as PATH
+
+SECRET = "in-no-answer-and-no-log"
+
+
+def listed(service: Service) -> list[dict[str, Any]]:
+    answer = service.get(PATH)
+    assert answer.status == 200
+    found: list[dict[str, Any]] = answer.json["refusals"]
+    return found
+
+
+def test_refusals_are_told_with_route_status_reason_and_the_name_of_the_token(
+    make_service: Callable[..., Service],
+) -> None:
+    service = make_service("http://127.0.0.1:1/analytics", ANALYTICS_MAX_BODY_BYTES=2000).start()
+    assert service.get(PATH, token=None).status == 401
+    assert service.get(PATH, token=WRITE).status == 403
+    for number in range(3):
+        events = [{"event_name": "fine"}] * number + [{"event_name": SECRET, "category": SECRET}]
+        assert service.post_batch(events).status == 422
+    assert service.post({"event_name": "x"}, token=SECRET).status == 401
+    assert service.post({"event_name": "x"}, token=READ).status == 403
+    assert service.post(b'{"' + SECRET.encode()).status == 422
+    assert service.post(b" " * 3000).status == 413
+    assert service.post(compressed({})[:-4], Content_Encoding="gzip").status == 400
+    assert service.post_batch([{"event_name": ""}, {"event_name": "kept"}], Prefer="handling=lenient").status == 200
+    assert service.post(b"{}", f"{EVENTS}/beacon?token={WRITE}").status == 422
+    assert service.get(f"{STATS}?{SECRET}").status == 503
+    assert service.get(f"/{SECRET}", token=None).status == 404
+    assert service.send("PUT", EVENTS).status == 405
+
+    found = listed(service)
+    names = {(one["route"], one["status"]): one["token"] for one in found}
+    write, read = names[PATH, 403], names[EVENTS, 403]  # each where it may not
+    assert {(one["method"], one["route"], one["status"], one["token"], one["count"]) for one in found} == {
+        ("GET", PATH, 401, None, 1),
+        ("GET", PATH, 403, write, 1),
+        ("POST", BATCH, 422, write, 3),
+        ("POST", EVENTS, 401, None, 1),
+        ("POST", EVENTS, 403, read, 1),
+        ("POST", EVENTS, 422, write, 1),
+        ("POST", EVENTS, 413, write, 1),
+        ("POST", EVENTS, 400, write, 1),
+        ("POST", BATCH, 200, write, 1),
+        ("POST", f"{EVENTS}/beacon", 422, write, 1),
+        ("GET", STATS, 503, read, 1),
+        ("GET", "unknown", 404, None, 1),
+        ("PUT", "unknown", 405, None, 1),
+    }
+    assert [one["last_at"] for one in found] == sorted((one["last_at"] for one in found), reverse=True)
+    reasons = {(one["route"], one["status"]): one["reason"] for one in found}
+    assert reasons[BATCH, 422].startswith("body.events.*.category: Input should be 'page_view', ")
+    assert reasons[BATCH, 200] == "Some of the events were not taken: invalid"
+    assert reasons[EVENTS, 401] == "The token is not known"
+    assert reasons[EVENTS, 422].startswith("body: ")
+    assert SECRET not in json.dumps(found)
+    assert WRITE not in json.dumps(found)
+
+
+def test_what_is_refused_after_the_socket_was_read_is_told_too(
+    make_disk: Callable[..., Disk], make_service: Callable[..., Service]
+) -> None:
+    service = make_service("http://127.0.0.1:1/analytics")
+    make_disk(service.data, megabytes=8)
+    service.start()
+    body = {"event_name": "large", "properties": {"text": "x" * 1_000_000}}
+    wait_until(lambda: service.post(body).status == 503)
+    [refusal] = [one for one in listed(service) if one["status"] == 503]
+    assert (refusal["method"], refusal["route"]) == ("POST", EVENTS)
+    assert "nothing of this request was kept" in refusal["reason"]
+    assert refusal["token"].startswith("env-")
+
+
+def test_alike_refusals_are_one_and_the_kinds_are_bounded() -> None:
+    now = [100.0]
+    refusals = Refusals(most=3, clock=lambda: now[0])
+    for reason in ("a", "b", "a", "c", "d", "x" * 1000):
+        refusals.add("POST", "/r", 422, reason, "web")
+        now[0] += 1
+    assert [(one.reason, tuple(seen)) for one, seen in refusals.entries()] == [
+        ("c", (1, 103.0, 103.0)),
+        ("d", (1, 104.0, 104.0)),
+        ("x" * (REASON_MAX_LENGTH - 1) + "…", (1, 105.0, 105.0)),
+    ]
+    refusals.add("POST", "/r", 422, "c", "web")
+    assert [(one.reason, tuple(seen)) for one, seen in refusals.entries()][-1] == ("c", (2, 103.0, 106.0))
+
+
+def test_those_of_several_workers_add_up() -> None:
+    def worker(*entries: tuple[str, int, float, float]) -> Any:
+        said = [(("POST", "/r", 503, reason, None), seen) for reason, *seen in entries]
+        return orjson.loads(orjson.dumps(said))
+
+    known = {0: worker(("full", 2, 10.0, 20.0), ("bad", 1, 5.0, 5.0)), 1: worker(("full", 3, 8.0, 30.0))}
+    merged = REFUSALS_OF_ALL.merge(States(0, known, {}))
+    assert [(one["reason"], one["count"], one["first_at"], one["last_at"]) for one in merged] == [
+        ("full", 5, "1970-01-01T00:00:08.000Z", "1970-01-01T00:00:30.000Z"),
+        ("bad", 1, "1970-01-01T00:00:05.000Z", "1970-01-01T00:00:05.000Z"),
+    ]
+    many = {worker_: worker(*((f"{worker_}-{n}", 1, 0.0, float(n)) for n in range(MOST))) for worker_ in range(3)}
+    assert len(REFUSALS_OF_ALL.merge(States(0, many, {}))) == MOST
+
+
+def test_the_reason_of_an_invalid_body_is_its_first_fault_without_numbers() -> None:
+    first = {"loc": ["body", "events", 17, "event_name"], "msg": "Field required", "input": SECRET}
+    assert reason_of([first]) == "body.events.*.event_name: Field required"
+    assert reason_of([first, first]) == "body.events.*.event_name: Field required (and more)"
+    assert reason_of([{"loc": ["body", 3], "msg": "JSON decode error"}]) == "body: JSON decode error"
