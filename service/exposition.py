@@ -13,7 +13,8 @@ from prometheus_client.metrics_core import (
     Metric as Family,
 )
 
-from service.metrics import Histogram, Metric, Snapshot
+from service.measures import Histogram, Metric
+from service.metrics import Snapshot
 
 OPENMETRICS = "application/openmetrics-text"
 #: The label of a worker's number.

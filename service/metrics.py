@@ -1,7 +1,7 @@
 """Every metric of ``/metrics``: its name, what it says, its labels; and the plain numbers behind it.
 
 What happens is counted where it happens, by an addition to a number here: no lock, since all of it is done on the
-event loop. A request costs one call, ``Requests.observe`` (0.2 µs). What has a state anyway is read at the scrape:
+event loop. A request costs one call, ``Requests.observe`` (0.3 µs). What has a state anyway is read at the scrape:
 ``gauges`` says from where. ``exposition`` makes the page of it, for one process or for several.
 
 Numbers begin at zero with the process. At any moment, of one life of it:
@@ -10,24 +10,22 @@ Numbers begin at zero with the process. At any moment, of one life of it:
 """
 
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from service.errors import RequestError
+from service.measures import Counter, Gauge, Histogram, Labels, Metric, ReadCounter, Series
 from service.recent import Recent
 
-Labels: TypeAlias = tuple[str, ...]
 #: What a process says of itself: by metric its series, each as its labels and its value, fit for JSON.
 #: The value of a histogram is its counts, one for each bucket and one beyond, and the sum of what was observed.
 Snapshot: TypeAlias = dict[str, list[tuple[Sequence[str], Any]]]
 
-_MS = 1e-3
 #: Upper bounds in seconds. Of what a client waits for, of what waits for ClickHouse, and of the event loop.
-REQUEST_SECONDS = (_MS / 2, _MS, 2 * _MS, 5 * _MS, 10 * _MS, 20 * _MS, 50 * _MS, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-FLUSH_SECONDS = (5 * _MS, 10 * _MS, 20 * _MS, 50 * _MS, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 600.0, 3600.0)
-LAG_SECONDS = (_MS, 5 * _MS, 10 * _MS, 20 * _MS, 50 * _MS, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+REQUEST_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+FLUSH_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 600.0, 3600.0)
+LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 #: Upper bounds in events, of a group commit and of a batch.
 EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 #: For how many seconds, and of how many batches, it is remembered how long they took to become visible.
@@ -36,124 +34,25 @@ RECENT_SECONDS, RECENT_BATCHES = 300.0, 1000
 LAG_REMEMBERED = 60.0
 
 
-class Series:
-    """One histogram: how many of what was observed fell under each bound, and their sum."""
-
-    __slots__ = ("_bounds", "counts", "sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
-
-
 class Requests:
     """The requests of one route: how they were answered, and how long that took."""
 
-    __slots__ = ("_bounds", "statuses", "times")
+    __slots__ = ("_observe", "statuses")
 
     def __init__(self, times: Series) -> None:
-        self._bounds = REQUEST_SECONDS
+        self._observe = times.observe
         self.statuses: dict[int, int] = {}
-        self.times = times
 
     def observe(self, status: int, seconds: float) -> None:
         """Count an answered request: its status, and the seconds from its head to its answer.
 
-        To be called once a request, on the event loop: keep the ``Requests`` of a route at hand, 0.2 µs a call.
+        To be called once a request, on the event loop: keep the ``Requests`` of a route at hand, 0.3 µs a call.
         """
         try:
             self.statuses[status] += 1
         except KeyError:
             self.statuses[status] = 1
-        times = self.times
-        times.counts[bisect_left(self._bounds, seconds)] += 1
-        times.sum += seconds
-
-
-class Metric:
-    """What is common to all: a name, a line of help, the names of its labels."""
-
-    kind: Literal["counter", "gauge", "histogram"]
-
-    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
-        self.name = name
-        self.help = text
-        self.labels = labels
-
-    def series(self) -> Iterable[tuple[Labels, Any]]:
-        """The values by the values of the labels."""
-        raise NotImplementedError
-
-
-class Read(Metric):
-    """A value that somebody knows anyway; ``read`` asks for it at the scrape, and may not get it yet."""
-
-    read: Callable[[], float | None] | None = None
-    label_values: Labels = ()
-
-    def series(self) -> Iterable[tuple[Labels, float]]:
-        """The one value, if it is known."""
-        value = self.read() if self.read else None
-        return [] if value is None else [(self.label_values, value)]
-
-
-class Gauge(Read):
-    """A value as it is now."""
-
-    kind = "gauge"
-
-
-class ReadCounter(Read):
-    """A count that is kept elsewhere."""
-
-    kind = "counter"
-
-
-class Counter(Metric):
-    """A count that only grows, for each set of label values. ``values`` may belong to whoever counts."""
-
-    kind = "counter"
-    values: Mapping[Labels, float]
-
-    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
-        super().__init__(name, text, labels)
-        self._own: dict[Labels, float] = {} if labels else {(): 0}
-        self.values = self._own
-
-    def add(self, amount: float, *labels: str) -> None:
-        """Count so many more."""
-        self._own[labels] = self._own.get(labels, 0) + amount
-
-    def series(self) -> Iterable[tuple[Labels, float]]:
-        """The counts."""
-        return self.values.items()
-
-
-class Histogram(Metric):
-    """How what was observed is spread over ``bounds``, for each set of label values."""
-
-    kind = "histogram"
-
-    def __init__(self, name: str, text: str, bounds: Sequence[float], labels: Labels = ()) -> None:
-        super().__init__(name, text, labels)
-        self.bounds = bounds
-        self._series: dict[Labels, Series] = {}
-        if not labels:
-            self.observe = self.of().observe
-
-    def of(self, *labels: str) -> Series:
-        """The one of these label values."""
-        return self._series.setdefault(labels, Series(self.bounds))
-
-    def series(self) -> Iterable[tuple[Labels, tuple[list[int], float]]]:
-        """The counts and the sum of each."""
-        return [(labels, (list(one.counts), one.sum)) for labels, one in self._series.items()]
+        self._observe(seconds)
 
 
 class _HttpRequests(Counter):

@@ -4,6 +4,7 @@ What an alert has to last for is left out, so that it fires at once; ranges and 
 """
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,9 +19,11 @@ from service.metrics import Metrics
 from tests.support import wait_until
 from tests.support.clickhouse import free_port, query
 from tests.support.disk import Disk
+from tests.support.metrics import scrape
 from tests.support.prometheus import Prometheus, tool
 from tests.support.proxy import Proxy
 from tests.support.service import Service
+from tests.support.workers import kill_worker, pids
 
 ROOT = Path(__file__).parents[1]
 DASHBOARD = ROOT / "docs" / "monitoring" / "dashboard.json"
@@ -167,6 +170,39 @@ def test_each_alert_fires_when_it_should_and_none_before(
 
     for one in dashboard_queries():
         assert watch.prometheus.query(one), one
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_hangs_is_missed_and_one_that_dies_takes_no_counts_back(
+    make_service: Callable[..., Service], server_dsn: str, tmp_path: Path
+) -> None:
+    service = make_service(server_dsn, ANALYTICS_WORKERS=2).start()
+    prometheus = Prometheus(tmp_path / "prometheus", service.port, "1s").start()
+    try:
+        watch = Watch(prometheus)
+        wait_until(lambda: len(prometheus.query("analytics_workers")) == 2)
+        for _ in range(40):
+            assert service.post(EVENT).status == 200
+        service.wait_for_total(40)
+        wait_until(lambda: scrape(service).balance()["flushed"] == 40)
+        page = scrape(service)
+        assert page.balance()["accepted"] == 40
+        workers = {labels["worker"]: count for labels, count in page.series("analytics_events_accepted_total")}
+        assert set(workers) == {"0", "1"}
+        assert all(workers.values())
+
+        first, second = pids(service)
+        os.kill(first, signal.SIGSTOP)
+        watch.until("WorkerMissing")
+        os.kill(first, signal.SIGCONT)
+        watch.until_not("WorkerMissing")
+
+        kill_worker(service, second)
+        wait_until(lambda: prometheus.query("sum(changes(process_start_time_seconds[5m]))") == [1])
+        [seen] = prometheus.query("sum(increase(analytics_events_accepted_total[5m]))")
+        assert seen < 60, "a count that begins anew is not taken for events"
+    finally:
+        prometheus.stop()
 
 
 def _poison(service: Service, dsn: str) -> None:

@@ -44,8 +44,9 @@ def mean(metric: str) -> str:
 
 
 REQUESTS, SERVER_ERRORS = "analytics_http_requests_total", ', status=~"5.."'
-SPOOL_SHARE = "max(analytics_spool_bytes{@} / analytics_spool_max_bytes{@})"
-#: One for all workers of an instance.
+#: The cap and the quarantine are one for all workers of an instance.
+SPOOL_SHARE = "max(sum by (instance) (analytics_spool_bytes{@}) / max by (instance) (analytics_spool_max_bytes{@}))"
+SPOOL_CAP = "sum(max by (instance) (analytics_spool_max_bytes{@}))"
 QUARANTINE = "sum(max by (instance) (analytics_quarantine_events{@}))"
 #: Of metrics that every program has: only those of this service.
 OURS = " and on (instance) analytics_build_info"
@@ -86,7 +87,7 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Spool and disk": [
         Panel("Spool", "bytes", {
-            "bytes": "sum(analytics_spool_bytes{@})", "cap": "sum(analytics_spool_max_bytes{@})"
+            "bytes": "sum(analytics_spool_bytes{@})", "cap": SPOOL_CAP
         }),
         Panel("Free on the disk", "bytes", {
             "{{instance}}": "min by (instance) (analytics_disk_free_bytes{@})"

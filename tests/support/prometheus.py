@@ -16,7 +16,7 @@ from tests.support.clickhouse import free_port
 
 RULES = Path(__file__).parents[2] / "docs" / "alerts.yml"
 _CONFIG = """
-global: {{scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 200ms}}
+global: {{scrape_interval: {interval}, scrape_timeout: {interval}, evaluation_interval: 200ms}}
 rule_files: [{rules}]
 scrape_configs:
   - job_name: analytics
@@ -30,9 +30,10 @@ def tool(name: str) -> str:
 
 
 class Prometheus:
-    """Scrapes 127.0.0.1:``target`` twice a second from ``start`` to ``stop``. Alerts need not last to fire."""
+    """Scrapes 127.0.0.1:``target`` at an interval from ``start`` to ``stop``. Alerts need not last to fire."""
 
-    def __init__(self, folder: Path, target: int) -> None:
+    def __init__(self, folder: Path, target: int, interval: str = "500ms") -> None:
+        self._interval = interval
         self.folder = folder
         self._url = f"http://127.0.0.1:{free_port()}"
         self._target = target
@@ -44,7 +45,7 @@ class Prometheus:
         self.folder.mkdir()
         rules, config = self.folder / "rules.yml", self.folder / "prometheus.yml"
         rules.write_text(re.sub(r"^ +for: .*\n", "", RULES.read_text(), flags=re.MULTILINE))
-        config.write_text(_CONFIG.format(rules=rules, port=self._target))
+        config.write_text(_CONFIG.format(rules=rules, port=self._target, interval=self._interval))
         with (self.folder / "output.log").open("wb") as output:
             self._process = subprocess.Popen(
                 [
