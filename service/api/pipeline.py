@@ -9,7 +9,8 @@ from service.api.auth import authorize
 from service.api.metrics import METRICS
 from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
-from service.metrics import RECENT_SECONDS, Read
+from service.measures import Read
+from service.metrics import RECENT_SECONDS
 from service.recent import quantile
 
 
