@@ -11,8 +11,8 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep tracker check format bench bench-latency bench-stats bench-outage bench-profile \
-	bench-insert dashboard clean
+.PHONY: help setup run test chaos sweep demo tracker check format bench bench-latency bench-stats bench-outage \
+	bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,9 @@ chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 
 sweep: setup $(CLICKHOUSE)  ## every disk call fails once, in every way, SEED=7 SECONDS=60 for a part of it
 	$(BIN)/python -m tests.sweep $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+demo: .venv/.embedded  ## a page that is tracked, with the service that takes its events
+	$(BIN)/python -m tests.demo
 
 tracker: $(TRACKER)  ## build service/static/tracker.js
 	cd tracker && npm run --silent build
@@ -61,6 +64,9 @@ bench-stats: setup $(CLICKHOUSE)  ## statistics at size, and bytes on disk
 
 bench-outage: setup $(CLICKHOUSE)  ## ClickHouse away for SECONDS=1200 of full load, a kill -9, and the way back
 	$(BIN)/python -m tests.bench.outage $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+bench-tracker: setup $(CLICKHOUSE)  ## what tracking costs a page
+	$(BIN)/python -m tests.bench.tracker $(ARGS)
 
 bench-profile: setup $(CLICKHOUSE)  ## where the microseconds go
 	$(BIN)/python -m tests.bench.hotspots $(ARGS)

@@ -1,7 +1,6 @@
 """What browsers need: CORS by exact origins, bodies without a preflight, beacons, and a path of one's own choice."""
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from service import tokens
 from service.origins import parse_origin
+from tests.support.browser import open_browser
 from tests.support.clickhouse import query
 from tests.support.service import BATCH, EVENTS, HEALTH, LOSS, READ, STATS, WRITE, Answer, Service
 from tests.support.wire import BODY, exchange, head, post, statuses
@@ -345,19 +344,14 @@ def test_a_page_of_a_known_origin_posts_reads_errors_and_sends_beacons(
         ANALYTICS_CORS_ORIGINS=shop,
         ANALYTICS_RATE_LIMIT=1,
     ).start()
-    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.fail("no Chromium for the browser tests: install it, on Debian with `apt-get install chromium`")
     url = f"http://127.0.0.1:{service.port}{EVENTS}"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, headless=True, args=["--no-sandbox"])
-        page = chromium.new_page()
+    with open_browser() as browser:
+        page = browser.new_page()
         page.goto(shop)
         found = page.evaluate(_SEND, [url, WRITE, beacons])
         stored = "SELECT event_name, source FROM events WHERE source = 'beacons' ORDER BY 1"
         service.wait_for_total(102)
         assert query(server_dsn, stored) == [["json", "beacons"], ["text", "beacons"]]
-        chromium.close()
     assert found["statuses"] == [422, 200, 429, 200], json.dumps(found)
     assert found["fault"] == "missing"
     assert int(found["wait"]) > 0

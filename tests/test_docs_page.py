@@ -1,37 +1,19 @@
 """``/docs`` in a real browser: it renders, needs nothing from elsewhere, and its buttons work."""
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.support.browser import open_browser
 from tests.support.service import WRITE, Service
-
-_ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
+def page() -> Iterator[Page]:
     """A page of a fresh browser."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    if browser is None:
-        pytest.fail("no Chromium for the browser tests: install it, on Debian with `apt-get install chromium`")
-    with sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path / "profile", executable_path=browser, headless=True, args=_ARGUMENTS
-        )
-        yield context.pages[0]
-        context.close()
+    with open_browser() as browser:
+        yield browser.new_page()
 
 
 def test_the_reference_works_offline_and_posts_an_event(page: Page, service: Service) -> None:
@@ -48,9 +30,10 @@ def test_the_reference_works_offline_and_posts_an_event(page: Page, service: Ser
         expect(page.locator(f'[data-path="{path}"]')).to_be_visible()
 
     page.get_by_role("button", name="Authorize").first.click()
-    page.locator(".auth-container input").fill(WRITE)
-    page.locator(".auth-btn-wrapper .authorize").click()
-    page.locator(".auth-btn-wrapper .btn-done").click()
+    bearer = page.locator(".auth-container").filter(has=page.locator("#auth-bearer-value"))
+    bearer.get_by_role("textbox").fill(WRITE)
+    bearer.locator(".authorize").click()
+    page.locator(".auth-btn-wrapper .btn-done").first.click()
     page.locator('[data-path="/api/v1/analytics"]').click()
     page.get_by_role("button", name="Try it out").click()
     page.locator("textarea").fill('{"event_name": "from_the_docs"}')

@@ -5,7 +5,7 @@ import { FakeLocks } from "./locks";
 
 type Sent = Record<string, any>;
 const events: Sent[] = [];
-const wait = () => vi.waitFor(() => expect(status()?.queued).toBe(0));
+const wait = () => vi.waitFor(() => expect(status()?.queued).toBe(0), 10_000);
 const names = () => events.splice(0).map((event) => event.event_name);
 
 beforeAll(() => {
