@@ -17,13 +17,13 @@ CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: .venv/.embedded .venv/.dev $(TRACKER)  ## make .venv with everything in it
+setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
 
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
 
-test: setup $(CLICKHOUSE)  ## run every test
-	$(BIN)/pytest $(ARGS)
+test: setup $(CLICKHOUSE)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)
 
 chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
@@ -89,9 +89,9 @@ clean:  ## remove what the other targets made, but for data
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded]'
 	@touch $@
 
-.venv/.dev: .venv/.embedded setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded,dev,bench]'
-	@touch $@
+.venv/.dev: .venv/.made setup.cfg pyproject.toml
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable '.[embedded,dev,bench]'
+	@touch .venv/.embedded $@
 
 $(TRACKER): tracker/package.json tracker/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is needed to build and check the tracker: install nodejs and npm" >&2; exit 1; }

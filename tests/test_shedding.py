@@ -1,5 +1,7 @@
 """Back pressure: the important events last longest, and no token takes all."""
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from service.errors import RateLimited
 from service.ratelimit import RateLimit
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer
-from tests.support.service import HEALTH, Service
+from tests.support.service import BATCH, HEALTH, Service
+from tests.support.wire import exchange, head, statuses
 
 PRIORITIES = ["low", "medium", "high", "critical"]
 NOWHERE = "http://127.0.0.1:1/analytics"
@@ -83,16 +86,22 @@ def test_of_a_batch_the_important_events_are_kept_and_the_others_listed(
 def test_a_token_beyond_its_rate_waits_and_others_do_not(make_service: Callable[..., Service]) -> None:
     service = make_service(NOWHERE, ANALYTICS_RATE_LIMIT=1, ANALYTICS_WRITE_TOKENS="greedy,modest").start()
 
-    def greedy() -> Any:
-        return service.post({"events": [{"event_name": "e"}] * 100}, "/api/v1/analytics/batch", "greedy")
+    body = json.dumps({"events": [{"event_name": "e"}] * 100}).encode()
 
-    assert greedy().status == 200
-    refused = greedy()
-    assert refused.status == 429
-    assert int(refused.headers["Retry-After"]) >= 1
-    assert isinstance(refused.json["detail"], str)
+    def greedy(requests: int) -> bytes:
+        """The answers to requests that come at one moment."""
+        length = f"Content-Length: {len(body)}"
+        first, last = (head(length, *more, path=BATCH, token="greedy") + body for more in ((), ("Connection: close",)))
+        return exchange(service, [first * (requests - 1) + last])
+
+    answers = greedy(2)
+    assert statuses(answers) == [200, 429]
+    refused, _, detail = answers.partition(b" 429 ")[2].partition(b"\r\n\r\n")
+    [seconds] = re.findall(rb"Retry-After: (\d+)", refused)
+    assert int(seconds) >= 1
+    assert isinstance(json.loads(detail)["detail"], str)
     assert service.post({"event_name": "e"}, token="modest").status == 200
-    wait_until(lambda: greedy().status == 200)
+    wait_until(lambda: statuses(greedy(1)) == [200])
 
 
 def test_the_rate_holds_over_time_whatever_the_size_of_the_requests() -> None:

@@ -7,6 +7,7 @@ with the process that started it, however that one ends.
 """
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,17 @@ USERS = """<clickhouse><profiles><default/></profiles><users>
 <writer><password>right</password><networks><ip>::/0</ip></networks><profile>default</profile></writer>
 </users></clickhouse>"""
 
+#: From here on the kernel takes ports for connections and for those who ask for any.
+_KERNELS_PORTS = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and none that the kernel gives to others: it stays ours while a server is down."""
+    while True:
+        port = random.randrange(10_000, _KERNELS_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def find_library() -> Path:

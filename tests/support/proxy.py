@@ -29,7 +29,7 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.fates: deque[str] = deque()
-        #: What each INSERT met.
+        #: What each INSERT met; "gone" if its client left before.
         self.met: list[str] = []
         #: How many queries for the statistics have come by.
         self.statistics = 0
@@ -131,7 +131,8 @@ class Proxy:
         # else the driver sends a chunked body
         while len(data) < head + int(length[1]) if length else not data.endswith(b"0\r\n\r\n"):
             more = client.recv(1 << 16)
-            if not more:
+            if not more:  # it has given up before it had sent all of it
+                self.met[self.met.index(fate)] = "gone"
                 return
             data += more
         half = (head + len(data)) // 2
