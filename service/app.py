@@ -31,6 +31,7 @@ from service.datadir import DataDir, spool_of
 from service.errors import StartError
 from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
+from service.inserts import Inserts
 from service.metrics import Metrics
 from service.monitor import Monitor
 from service.quarantine import Quarantine
@@ -104,11 +105,10 @@ def create_app(
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(spool_of(data.folder, worker.number), data.quarantine, encode_header(CURRENT))
         quarantine = Quarantine(data.folder, takes_back=worker.number == 0)
-        flusher = Flusher(
-            spool, store, Totals(data.folder, worker), clickhouse_status,
-            quarantine=quarantine, window=settings.dedup_window, metrics=counts,
-            turns=Turns(data.turn, worker) if worker.count > 1 else None,
-        )  # fmt: skip
+        turns = Turns(data.turn, worker) if worker.count > 1 else None
+        inserts = Inserts(store, clickhouse_status, settings.dedup_window, turns)
+        totals = Totals(data.folder, worker)
+        flusher = Flusher(spool, inserts, totals, clickhouse_status, quarantine=quarantine, metrics=counts)
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status, counts)
         rate_limit = RateLimit(settings.rate_limit, worker=worker) if settings.rate_limit else None

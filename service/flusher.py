@@ -4,48 +4,39 @@ Live batches and those found on disk at the start go through the same function. 
 flight at a time. A batch is the same bytes with the same token however often it is tried, so that
 ClickHouse stores it once, whatever became of the tries before.
 
-A *retryable* failure waits (exponential backoff with jitter, without end) and tries again. A
-*rejected* batch is halved until the bad rows are alone; they go to the quarantine, the others into
-the table. Each part has a token of its own, made of the segment's and the row range, and each split
-is on disk before its halves are sent: a crash in between, or a table that was mended in between,
-can't make a row come twice.
+A *retryable* failure is tried again without end (see ``inserts``). A *rejected* batch is halved
+until the bad rows are alone; they go to the quarantine, the others into the table. Each part has a
+token of its own, made of the segment's and the row range, and each split is on disk before its
+halves are sent: a crash in between, or a table that was mended in between, can't make a row come
+twice.
 """
 
 import asyncio
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from schemas.payload import EncodedRows, Rows, read_rows
 from schemas.rows import CURRENT
-from service.errors import Misconfigured, Rejected, Retryable
+from service import inserts
+from service.errors import Rejected
+from service.inserts import Inserts
 from service.metrics import Metrics
 from service.quarantine import Quarantine
-from service.repeats import Lookups, Repeats, is_stored, may_have_client_ids
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
 from service.totals import Totals
-from service.turns import Turns
 
 #: Sealed batches whose rows stay in memory; later ones are read back from disk when their turn comes.
 BATCHES_IN_MEMORY = 2
-BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
 #: Retry-After in seconds while the drain rate is unknown, since ClickHouse confirms nothing.
 RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
-
-
-class Inserter(Lookups, Protocol):
-    """What the flusher needs of the store."""
-
-    async def insert(self, rows: Rows, token: str) -> None:
-        """Insert one block. Raises StoreError."""
 
 
 class _Batch(NamedTuple):
@@ -61,28 +52,20 @@ class Flusher:
     def __init__(
         self,
         spool: Spool,
-        store: Inserter,
+        inserts: Inserts,
         totals: Totals,
         status: Status,
         *,
         quarantine: Quarantine,
-        window: float,
         metrics: Metrics,
-        turns: Turns | None = None,
     ) -> None:
-        self._turns = turns
+        self.inserts = inserts
         self.totals = totals
         self.quarantine = quarantine
-        self._repeats = Repeats(store, window)
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
-        #: When ClickHouse last took or rejected a batch; seconds on the monotonic clock.
-        self.heard_at = 0.0
-        #: Whether the batch at hand has failed and is tried again: then only an insert shows that ClickHouse works.
-        self.retrying = False
         self._metrics = metrics
         self._spool = spool
-        self._store = store
         self._status = status
         self._thread = ThreadPoolExecutor(1, "flusher")
         self._queue: deque[_Batch] = deque()
@@ -97,8 +80,9 @@ class Flusher:
 
     @property
     def oldest_at(self) -> float | None:
-        """When the first event of the oldest batch was accepted, on the monotonic clock; None if none is queued."""
-        return min((batch.accepted_at for batch in self._queue), default=None)
+        """When the first event of the oldest pending batch was accepted, on the monotonic clock; None if none is."""
+        pending = (batch for batch in self._queue if batch.segment.token not in self._confirmed)
+        return min((batch.accepted_at for batch in pending), default=None)
 
     def submit(
         self,
@@ -163,8 +147,7 @@ class Flusher:
         if self._task:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._turns:
-            self._turns.close()
+        self.inserts.close()
         self._thread.shutdown()
         if self.pending_rows:
             _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
@@ -172,8 +155,7 @@ class Flusher:
     async def _run(self) -> None:
         while True:
             if not self._queue:
-                if self._turns:
-                    self._turns.settle()
+                self.inserts.settle()
                 self._empty.set()
                 self._submitted.clear()
                 await self._submitted.wait()
@@ -194,7 +176,7 @@ class Flusher:
     def _pause_after_failure(self) -> float:
         """Short while there are batches that have not been tried: what fails one disk operation may spare others."""
         untried = len(self._queue) > len(self._confirmed) and self._queue[0].segment.token not in self._confirmed
-        return BACKOFF_FIRST if untried else BACKOFF_MAX
+        return inserts.BACKOFF_FIRST if untried else inserts.BACKOFF_MAX
 
     async def _flush(self, batch: _Batch) -> None:
         segment, started = batch.segment, time.monotonic()
@@ -235,7 +217,7 @@ class Flusher:
             if (start, stop) not in splits:
                 name = token if stop - start == total else f"{token}-{start}-{stop}"
                 try:
-                    duplicate += await self._insert_part(name, rows, tried=tried)
+                    duplicate += await self.inserts.insert(name, rows, tried=tried)
                     continue
                 except Rejected as error:
                     if stop - start == 1:
@@ -248,45 +230,6 @@ class Flusher:
             first, second = await self._on_thread(rows.split, middle - start)
             ranges += [(middle, second), (start, first)]
         return quarantined, duplicate
-
-    async def _insert_part(self, token: str, rows: Rows, *, tried: bool) -> int:
-        """Insert these rows as one block; how many were repeats.
-
-        ``tried``: an earlier try may have stored them, and nobody heard of it.
-        """
-        if self._turns and may_have_client_ids(rows):
-            async with self._turns.mine():
-                return await self._insert_until_answered(token, rows, tried=tried)
-        return await self._insert_until_answered(token, rows, tried=tried)
-
-    async def _insert_until_answered(self, token: str, rows: Rows, *, tried: bool) -> int:
-        tries, repeats = 0, -1
-        while True:
-            try:
-                fresh = await self._repeats.without(rows)
-                if repeats < 0:  # later, rows that a try of ours has stored are among them
-                    repeats = len(rows) - len(fresh)
-                if fresh and not (tried and await is_stored(self._store, fresh)):
-                    await self._store.insert(fresh, token)
-            except Retryable as error:
-                self.retrying = True
-                self._status.fails(str(error))
-                answered = isinstance(error, Misconfigured)
-                tried = tried or not answered  # a view behind the table may have failed: it is filled by another try
-                longest = BACKOFF_MAX_MISCONFIGURED if answered else BACKOFF_MAX
-            except Rejected:
-                self._answered()
-                raise
-            else:
-                self._answered()
-                return repeats
-            await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
-            tries = min(tries + 1, 16)
-
-    def _answered(self) -> None:
-        self.retrying = False
-        self.heard_at = time.monotonic()
-        self._status.works()
 
     async def _on_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))

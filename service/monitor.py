@@ -132,12 +132,12 @@ class Monitor:
         self._flusher.start()
         while True:
             await asyncio.sleep(INTERVAL)
-            if time.monotonic() - self._flusher.heard_at < INTERVAL:
+            if time.monotonic() - self._flusher.inserts.heard_at < INTERVAL:
                 continue
             try:
                 await self._store.ping()
             except StoreError as error:
                 self._clickhouse.fails(str(error))
             else:
-                if not self._flusher.retrying:
+                if not self._flusher.inserts.retrying:
                     self._clickhouse.works()

@@ -201,7 +201,7 @@ def test_a_batch_that_is_stored_and_can_not_be_deleted_is_neither_inserted_nor_c
 ) -> None:
     service = make_service(proxy.dsn(server_dsn), ANALYTICS_FLUSH_INTERVAL=600, ANALYTICS_BATCH_SIZE=10)
     disk = make_disk(service.data)
-    service.start(prefix=patched("service.flusher.BACKOFF_MAX = 0.1"))
+    service.start(prefix=patched("service.inserts.BACKOFF_MAX = 0.1"))
     proxy.refuse()
     for _ in range(2):
         assert service.post_batch([EVENT] * 10).status == 200

@@ -12,12 +12,12 @@ import pytest
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import EncodedRows, Header, Rows, encode_header, encode_rows
 from schemas.rows import CURRENT, make_rows
-from service import flusher as flusher_module
+from service import inserts
 from service.errors import Rejected, Retryable
 from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
+from service.inserts import Inserts
 from service.metrics import Metrics
 from service.quarantine import Quarantine
-from service.repeats import Repeats
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
@@ -64,11 +64,10 @@ class Rig:
         self.status = Status("clickhouse")
         self.flusher = Flusher(
             self.spool,
-            self.store,
+            Inserts(self.store, self.status, 86_400),
             Totals(folder),
             self.status,
             quarantine=Quarantine(folder),
-            window=86_400,
             metrics=Metrics(),
         )
 
@@ -91,7 +90,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(flusher_module, "BACKOFF_MAX", 0.05)
+    monkeypatch.setattr(inserts, "BACKOFF_MAX", 0.05)
     rig = Rig(tmp_path)
     yield rig
     await rig.flusher.close()
@@ -279,8 +278,7 @@ async def test_a_segment_of_the_format_before_is_inserted_like_any_other(rig: Ri
     for segment in FORMAT_1.iterdir():
         shutil.copy(segment, rig.spool.folder)
     [segment] = rig.spool.recover()
-    rig.flusher._store = store
-    rig.flusher._repeats = Repeats(store, 86_400)
+    rig.flusher.inserts = Inserts(store, rig.status, 86_400)
     rig.flusher.submit(segment, None, tried=True)
     rig.flusher.start()
     await rig.drained()

@@ -53,6 +53,6 @@ def test_several_workers_are_put_together() -> None:
     }
     assert PIPELINE.merge(States(0, known, {})) == {
         "oldest_pending_seconds": 2.5,
-        "spool": {"bytes": 24, "max_bytes": 300},
+        "spool": {"bytes": 24, "max_bytes": 100},
         "acknowledged_to_visible": {"p50_seconds": 2.0, "p99_seconds": 9.0, "batches": 3, "window_seconds": 300.0},
     }

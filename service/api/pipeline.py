@@ -29,9 +29,8 @@ async def get_pipeline(request: web.Request) -> web.Response:
 
 def _own_pipeline(app: web.Application) -> dict[str, Any]:
     metrics = app[METRICS]
-    pending = _now(metrics.pending_events)  # a batch that is confirmed leaves the queue only a moment later
     return {
-        "oldest_pending_seconds": _now(metrics.oldest_pending) if pending else 0,
+        "oldest_pending_seconds": _now(metrics.oldest_pending),
         "spool_bytes": _now(metrics.spool_bytes),
         "spool_max_bytes": _now(metrics.spool_max_bytes),
         "visible_after": metrics.visible_recently.values(),
@@ -49,7 +48,7 @@ def _merge_pipelines(states: States) -> dict[str, Any]:
         "oldest_pending_seconds": round(max(one["oldest_pending_seconds"] for one in found), 3),
         "spool": {
             "bytes": sum(one["spool_bytes"] for one in found),
-            "max_bytes": sum(one["spool_max_bytes"] for one in found),
+            "max_bytes": max(one["spool_max_bytes"] for one in found),  # one cap for all workers
         },
         "acknowledged_to_visible": {
             "p50_seconds": _rounded(quantile(visible_after, 0.5)),
