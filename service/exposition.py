@@ -4,14 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-)
-from prometheus_client.metrics_core import (
-    Metric as Family,
-)
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric as Family
 
 from service.measures import Histogram, Metric
 from service.metrics import Snapshot

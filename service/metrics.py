@@ -132,7 +132,6 @@ class Metrics:
         )
         self.pending_events = Gauge("analytics_pending_events", "Events acknowledged and not yet confirmed")
         self.oldest_pending = Gauge("analytics_oldest_pending_event_age_seconds", "Age of the oldest pending event")
-
         self.flush_interval = Gauge(
             "analytics_flush_interval_seconds", "Seconds until a batch is inserted though it is not full"
         )
