@@ -49,6 +49,7 @@ def test_the_image_serves_from_an_installed_package_without_the_embedded_engine(
     assert service.post({"event_name": "e"}).status == 200
     service.wait_for_total(1)
     assert service.send("GET", "/docs/swagger-ui.css").status == 200
+    assert service.send("GET", "/tracker.js").status == 200
     listed = subprocess.run([installed / "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert "chdb" not in listed
     assert "pytest" not in listed

@@ -12,7 +12,9 @@ await build({
     format: "iife",
     comments: false,
     // Names that only our own objects have, none that the DOM, JSON or a page sees.
-    minify: { mangleProps: { include: /^(key|text|bytes|rank|sending|put|adopt|take|wake|retry|leave|remove)$/ } },
+    minify: {
+      mangleProps: { include: /^(items|key|text|bytes|rank|sending|put|adopt|take|wake|retry|leave|remove)$/ },
+    },
   },
 });
 await build({ ...common, input: { index: "src/index.ts" }, output: { dir: folder, format: "esm" } });

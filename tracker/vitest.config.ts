@@ -1,5 +1,5 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  test: { environment: "happy-dom", pool: "vmThreads", testTimeout: 20_000, restoreMocks: true, unstubGlobals: true },
+  test: { environment: "happy-dom", pool: "threads", testTimeout: 20_000, restoreMocks: true, unstubGlobals: true },
 });

@@ -24,6 +24,11 @@ def open_browser() -> Iterator[Browser]:
     if path is None:
         raise RuntimeError("no Chromium for the browser tests: install it, on Debian with `apt-get install chromium`")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(
+            executable_path=path,
+            headless=True,
+            args=_ARGUMENTS,
+            ignore_default_args=["--disable-back-forward-cache"],  # people have it
+        )
         yield browser
         browser.close()

@@ -14,7 +14,7 @@ export const sizeOf = (text: string): number => new TextEncoder().encode(text).l
 export const serialize = (event: object, properties: unknown): string => {
   let text = safely(() => JSON.stringify({ ...event, properties }), warn);
   if (!text || sizeOf(text) > MAX_EVENT_BYTES) {
-    text = JSON.stringify({ ...event, properties: { tracker_error: "no JSON, or too large" } });
+    text = JSON.stringify({ ...event, properties: { tracker_error: true } });
   }
   return text.replace(/\\(\\|ud[89a-f]..)/g, (found, code) => (code > "u" ? "\\ufffd" : found));
 };

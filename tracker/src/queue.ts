@@ -33,7 +33,6 @@ export const openQueue = (prefix: string, maxBytes: number) => {
   const own = `${prefix + uuid7()} `;
   const items = new Map<string, Item>();
   let bytes = 0;
-  let dropped = 0;
   let releases: (() => void)[] = [];
 
   const append = (key: string, text: string): void => {
@@ -72,7 +71,7 @@ export const openQueue = (prefix: string, maxBytes: number) => {
   const remove = (item: Item, lost: unknown): void => {
     if (items.delete(item.key)) {
       bytes -= item.bytes;
-      if (lost) dropped++;
+      if (lost) queue.dropped++;
     }
     safely(() => localStorage.removeItem(item.key));
   };
@@ -111,5 +110,6 @@ export const openQueue = (prefix: string, maxBytes: number) => {
     releases = [];
   };
 
-  return { put, take, remove, adopt, leave, size: () => items.size, dropped: () => dropped };
+  const queue = { items, dropped: 0, put, take, remove, adopt, leave };
+  return queue;
 };

@@ -8,6 +8,8 @@ const MAX_EVENTS = 100;
 const REQUEST_TIMEOUT = 30_000;
 const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 60_000;
+/** After a refusal of the page itself, of its token for instance: a desk is open all day, and a mistake is mended. */
+const REFUSED_PAUSE = 600_000;
 /** A Retry-After beyond is not believed. */
 const LONGEST_RETRY_AFTER = 3_600_000;
 
@@ -27,15 +29,15 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
   let failures = 0;
   let eventsSending = 0;
   let limit = MAX_EVENTS;
-  let stopped = false;
+  let stoppedUntil = 0;
 
   /** Sees to it that what waits is sent: at once if it is `urgent` or a batch, else together with what comes soon. */
   const wake = (urgent?: boolean): void => {
     const now = Date.now();
-    const waiting = queue.size() - eventsSending;
+    const waiting = queue.items.size - eventsSending;
     const delay = urgent || waiting >= batchSize ? 0 : (options.flushInterval ?? 2000);
-    const at = Math.max(now + delay, notBefore, session.pausedUntil);
-    if (!waiting || at >= due || stopped) return;
+    const at = Math.max(now + delay, notBefore, stoppedUntil, session.pausedUntil);
+    if (!waiting || at >= due) return;
     due = at;
     clearTimeout(timer);
     timer = setTimeout(() => {
@@ -52,7 +54,7 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
 
   /** The page may end now: sends all that may outlive it. */
   const leave = (): void => {
-    if (!stopped && session.pausedUntil < Date.now()) while (sendNext(true));
+    if (Math.max(stoppedUntil, session.pausedUntil) < Date.now()) while (sendNext(true));
   };
 
   /** Sends the next batch, and returns whether there was one. */
@@ -90,6 +92,7 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
     }
     await undefined; // so that whoever sends one batch after the other does not get this one again
     mark(false);
+    due = Number.POSITIVE_INFINITY; // what was to be sent sooner may have to wait now
     wake(limit < MAX_EVENTS);
   };
 
@@ -103,8 +106,8 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
     }
     if (status >= 500 || status === 408 || status === 429) throw 0;
     if (!ok && status !== 413 && status !== 422) {
-      stopped = true;
-      return warn(`stopped by ${status}`);
+      stoppedUntil = Date.now() + REFUSED_PAUSE;
+      return warn(status);
     }
     const answer = status === 413 ? {} : await response.json();
     const faults: Fault[] = answer.errors ?? answer.detail ?? [];

@@ -13,7 +13,7 @@ export interface Session {
  * The session of this tab.
  *
  * A page that goes leaves it behind in sessionStorage and the next one takes it out. While a page is there nothing is:
- * so a tab that was opened as a copy of another finds nothing, and begins a session of its own.
+ * so a tab that was opened as a copy of another finds nothing, and begins a session of its own. The key `""` finds none.
  */
 export const openSession = (key: string): Session => {
   const found = safely(() => JSON.parse(sessionStorage.getItem(key) as string) as Session);

@@ -60,12 +60,17 @@ export const startTracker = (options: Options) => {
   };
   const views = options.pageViews !== false;
   if (views) watchPages(clean, view);
+  // Back from the back/forward cache. The page that was there meanwhile hands its session over in a moment: until then,
+  // what is tracked must not have numbers of the session that this page once handed over.
   listen("pageshow", ({ persisted }) => {
     if (!persisted) return;
-    Object.assign(session, openSession(key));
     left = false;
-    adopt();
-    if (views) view();
+    Object.assign(session, openSession(""));
+    setTimeout(() => {
+      if (!session.sequence) Object.assign(session, openSession(key));
+      adopt();
+      if (views) view();
+    });
   });
   listen("visibilitychange", () => {
     if (!document.hidden) return adopt();
@@ -74,5 +79,5 @@ export const startTracker = (options: Options) => {
   listen("pagehide", leave); // the page was hidden before
   listen("online", sender.retry);
 
-  return { track, status: (): Status => ({ ...session, queued: queue.size(), dropped: queue.dropped() }) };
+  return { track, status: (): Status => ({ ...session, queued: queue.items.size, dropped: queue.dropped }) };
 };

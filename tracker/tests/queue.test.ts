@@ -31,7 +31,7 @@ test("an event is in localStorage until it is taken out", () => {
   expect(Object.values({ ...localStorage })).toEqual([event("a"), event("b")]);
   queue.remove(queue.take(1)[0]!, false);
   expect(Object.values({ ...localStorage })).toEqual([event("b")]);
-  expect([queue.size(), queue.dropped()]).toEqual([1, 0]);
+  expect([queue.items.size, queue.dropped]).toEqual([1, 0]);
 });
 
 test("hands out what is in no request, up to a number and to what may be on its way at once", () => {
@@ -51,7 +51,7 @@ test("too many bytes: the oldest of the lowest priority goes first, never what i
   expect(names(queue)).toEqual(["b", "d", "e"]);
   put(queue, ["f", "critical"]);
   expect(names(queue)).toEqual(["d", "e", "f"]);
-  expect(queue.dropped()).toBe(2);
+  expect(queue.dropped).toBe(2);
   expect(localStorage.length).toBe(4);
 });
 
@@ -63,7 +63,7 @@ test("a page takes over what a page that is no more left, and only one does", as
   const [one, other] = [open(), open()];
   await settled();
   expect([names(one).sort(), names(other)]).toEqual([["a", "b"], []]);
-  expect([one.found.mock.calls.length, other.size()]).toEqual([2, 0]);
+  expect([one.found.mock.calls.length, other.items.size]).toEqual([2, 0]);
   for (const item of one.take(10)) one.remove(item, false);
   expect(localStorage.length).toBe(0);
 });
@@ -73,7 +73,7 @@ test("a page leaves alone what a page that lives has", async () => {
   put(living, ["a"]);
   const other = open();
   await settled();
-  expect(other.size()).toBe(0);
+  expect(other.items.size).toBe(0);
 });
 
 test("a page leaves alone what is for another service", async () => {
@@ -83,7 +83,7 @@ test("a page leaves alone what is for another service", async () => {
   await settled();
   const queue = open();
   await settled();
-  expect(queue.size()).toBe(0);
+  expect(queue.items.size).toBe(0);
 });
 
 test("what was taken over counts for the bound", async () => {
@@ -93,7 +93,7 @@ test("what was taken over counts for the bound", async () => {
   await settled();
   const queue = open(event("a").length * 2 + 10);
   await settled();
-  expect([names(queue).sort(), queue.dropped()]).toEqual([["b", "c"], 1]);
+  expect([names(queue).sort(), queue.dropped]).toEqual([["b", "c"], 1]);
 });
 
 test("without Web Locks a page takes everything over", () => {
@@ -130,5 +130,5 @@ test.each([
   const queue = open();
   put(queue, ["a"], ["b"]);
   queue.remove(queue.take(1)[0]!, true);
-  expect([names(queue), queue.dropped()]).toEqual([["b"], 1]);
+  expect([names(queue), queue.dropped]).toEqual([["b"], 1]);
 });

@@ -71,7 +71,7 @@ test("a lone event waits for others, a batch does not", async () => {
   track("b", "c", "d");
   await pass(0);
   expect(sent()).toEqual(["a", "bcd"]);
-  expect([queue.size(), queue.dropped(), localStorage.length]).toEqual([0, 0, 0]);
+  expect([queue.items.size, queue.dropped, localStorage.length]).toEqual([0, 0, 0]);
 });
 
 test("an urgent event is sent at once, but not in the call", async () => {
@@ -149,7 +149,7 @@ test.each([
   const pauses = requests.slice(1).map(({ time }, index) => time - requests[index]!.time);
   expect(pauses.slice(0, 9)).toEqual([1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000, 60_000]);
   expect(sent().slice(0, 2)).toEqual(["a", "abcde"]);
-  expect([queue.size(), queue.dropped()]).toEqual([0, 0]);
+  expect([queue.items.size, queue.dropped]).toEqual([0, 0]);
 });
 
 test("pauses are spread, so that pages do not come back all at once", async () => {
@@ -182,6 +182,25 @@ test.each([
   expect(requests[1]!.time).toBeGreaterThanOrEqual(before + 7000);
 });
 
+test("obeys Retry-After for events that came while the request was on its way", async () => {
+  const { track } = start();
+  let answer = (_: Response) => {};
+  fetchFake.mockImplementationOnce(
+    () =>
+      new Promise((resolve) => {
+        answer = resolve;
+      }),
+  );
+  track("a", "b", "c");
+  await pass(0);
+  track("d");
+  answer(new Response("", { status: 503, headers: { "Retry-After": "7" } }));
+  await pass(6999);
+  expect(sent()).toEqual([]);
+  await pass(1001);
+  expect(sent()).toEqual(["abcd"]);
+});
+
 test("does not believe in a Retry-After beyond an hour, nor in one that is nonsense", async () => {
   answers = [
     { status: 503, after: "99999999" },
@@ -202,7 +221,7 @@ test("events that the service sheds are sent again, those that it refuses are gi
   const { track, queue } = start({ batchSize: 4 });
   track("a", "b", "c", "d");
   await pass(2999);
-  expect([queue.size(), queue.dropped(), sent()]).toEqual([1, 1, ["abcd"]]);
+  expect([queue.items.size, queue.dropped, sent()]).toEqual([1, 1, ["abcd"]]);
   await pass(1000);
   expect(sent()).toEqual(["abcd", "a"]);
   expect(console.warn).toHaveBeenCalledOnce();
@@ -224,7 +243,7 @@ test("422 that names events: without them", async () => {
   track("a", "b", "c");
   await pass(500);
   expect(sent().join(" ")).toBe("abc ac");
-  expect([queue.size(), queue.dropped()]).toEqual([0, 1]);
+  expect([queue.items.size, queue.dropped]).toEqual([0, 1]);
 });
 
 test.each([
@@ -241,7 +260,7 @@ test.each([
   });
   track(..."abcdefgh");
   await pass(1000);
-  expect([queue.size(), queue.dropped()]).toEqual([0, 1]);
+  expect([queue.items.size, queue.dropped]).toEqual([0, 1]);
   expect(
     requests
       .filter(({ names }) => !names.includes("f"))
@@ -251,7 +270,7 @@ test.each([
   expect(requests.length).toBeLessThan(12);
 });
 
-test.each([401, 403, 404])("%i: nothing more from this page, and the events stay", async (status) => {
+test.each([401, 403, 404])("%i: nothing for ten minutes, and the events stay", async (status) => {
   answers = [{ status }];
   const { track, queue, sender } = start();
   track("a", "b", "c");
@@ -259,8 +278,10 @@ test.each([401, 403, 404])("%i: nothing more from this page, and the events stay
   track("d", "e", "f");
   sender.retry();
   sender.leave();
-  await pass(600_000);
-  expect([sent(), queue.size(), localStorage.length]).toEqual([["abc"], 6, 6]);
+  await pass(599_000);
+  expect([sent(), queue.items.size, localStorage.length]).toEqual([["abc"], 6, 6]);
+  await pass(1000);
+  expect([sent(), queue.items.size, localStorage.length]).toEqual([["abc", "abcdef"], 0, 0]);
 });
 
 test("a network that comes back ends a pause", async () => {
@@ -288,7 +309,7 @@ test("a page that may end sends all that may outlive it, beside what is on its w
   const bytes = requests.reduce((sum, { init }) => sum + (init.body as string).length, 0);
   expect(bytes).toBeLessThan(65_536);
   expect(bytes).toBeGreaterThan(62_000);
-  expect(queue.size()).toBe(231);
+  expect(queue.items.size).toBe(231);
   expect(requests.every(({ init }) => init.keepalive)).toBe(true);
 });
 
@@ -314,10 +335,10 @@ test.each([
   const [url, body] = vi.mocked(navigator.sendBeacon).mock.calls[0]!;
   expect(url).toBe("https://x/api/beacon?token=t%2B1");
   expect(JSON.parse(body as string).events.length).toBe(2);
-  expect(queue.size()).toBe(2);
+  expect(queue.items.size).toBe(2);
   await pass(2000);
   expect(sent().at(-1)).toBe("ab");
-  expect(queue.size()).toBe(0);
+  expect(queue.items.size).toBe(0);
 });
 
 test("a browser without fetch harms nobody", async () => {
@@ -325,5 +346,5 @@ test("a browser without fetch harms nobody", async () => {
   const { track, queue } = start();
   track("a", "b", "c");
   await pass(10_000);
-  expect(queue.size()).toBe(3);
+  expect(queue.items.size).toBe(3);
 });

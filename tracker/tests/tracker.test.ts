@@ -145,10 +145,24 @@ test("a page that comes back from the back/forward cache goes on with the sessio
   dispatchEvent(new Event("pagehide"));
   expect(sessionStorage.length).toBe(1);
   dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
-  expect(sessionStorage.length).toBe(0);
+  await vi.waitFor(() => expect(sessionStorage.length).toBe(0));
   await wait();
   const [view] = events.splice(0);
   expect(view).toMatchObject({ event_name: "page_view", session_id: before!.id, sequence: before!.sequence + 1 });
+});
+
+test("what a page tracks before the session is handed back has a session of its own", async () => {
+  const before = status();
+  dispatchEvent(new Event("pagehide"));
+  dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+  track("too soon");
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  await wait();
+  const numbers = events.splice(0).map((event) => [event.event_name, event.sequence, event.session_id !== before?.id]);
+  expect(numbers).toEqual([
+    ["too soon", 1, true],
+    ["page_view", 2, true],
+  ]);
 });
 
 test("what a page tracks after it has left is in the session too", async () => {
