@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from service import tokens
+from service import sockets, tokens
 from service.api.connection import OPTIONS, Connection, Load
 from service.api.direct import DirectConnection
 from service.api.heads import REMEMBERED, Heads
@@ -278,7 +278,8 @@ class Desk:
 @pytest.fixture
 async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
     data = DataDir(tmp_path / "data")
-    settings = Settings(flush_interval=0.1)
+    settings = Settings(flush_interval=0.1, host="127.0.0.1", port=0)
+    bound = sockets.bind(settings)
     app = create_app(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
     runner = web.AppRunner(app)
     await runner.setup()
@@ -286,7 +287,8 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     load = Load(2**20)
     connect_ = partial(DirectConnection, runner.server, load, direct_way(app))
     listener = Listener(runner.server, connect_, load, 10, 1.0)
-    desk = Desk(app, runner, load, await listener.start("127.0.0.1", 0))
+    listener.start(bound)
+    desk = Desk(app, runner, load, sockets.port_of(bound))
     received = Connection.data_received
 
     def spy(self: Connection, data: bytes) -> None:
@@ -295,7 +297,7 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     monkeypatch.setattr(Connection, "data_received", spy)
     yield desk
-    listener.close()
+    await listener.close()
     await runner.cleanup()
     data.close()
     assert load.bytes == 0
