@@ -7,11 +7,14 @@ ROWS ?= 1000000,10000000
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
 CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
+# The chart library of /dashboard: its files are in service/static/vendor, and a test compares them with its package.
+UPLOT_VERSION := 1.6.32
+UPLOT := .tools/uplot-$(UPLOT_VERSION)/package.json
 TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep demo tracker check format bench bench-latency bench-stats bench-outage \
+.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats bench-outage \
 	bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
@@ -22,7 +25,7 @@ setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
 
-test: setup $(CLICKHOUSE)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+test: setup $(CLICKHOUSE) $(UPLOT)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
 	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)
 
 chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
@@ -38,6 +41,13 @@ tracker: $(TRACKER)  ## build service/static/tracker.js
 	cd tracker && npm run --silent build
 	cp tracker/dist/tracker.js service/static/tracker.js
 
+vendor: $(UPLOT)  ## renew the chart library in service/static/vendor
+	cp $(dir $(UPLOT))dist/uPlot.iife.min.js $(dir $(UPLOT))dist/uPlot.min.css service/static/vendor/
+	cp $(dir $(UPLOT))LICENSE service/static/vendor/uPlot.LICENSE
+
+screenshots: setup $(CLICKHOUSE)  ## the pictures of the dashboard in docs/images
+	$(BIN)/python -m tests.screenshots
+
 check: setup  ## lint, types, import contract, Dockerfile, YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -47,11 +57,13 @@ check: setup  ## lint, types, import contract, Dockerfile, YAML
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	$(BIN)/yamllint --strict -d '{extends: default, rules: {line-length: {max: 120}}}' compose.yaml docs
 	cd tracker && npm run --silent check
+	tracker/node_modules/.bin/biome ci --config-path=tracker/biome.json service/static/dashboard/*.js
 
 format: setup  ## put the code into the usual form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	cd tracker && npm run --silent format
+	tracker/node_modules/.bin/biome check --write --config-path=tracker/biome.json service/static/dashboard/*.js
 
 bench: setup $(CLICKHOUSE)  ## requests a second, in turn with the usual kind of service
 	$(BIN)/python -m tests.bench.run --rounds $(ROUNDS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(PLOT),--plot docs/performance.svg) $(ARGS)
@@ -104,3 +116,9 @@ $(CLICKHOUSE):
 	cd $(@D) && npm pack --silent @chdb/lib-linux-$(CLICKHOUSE_ARCH)-gnu@$(CLICKHOUSE_VERSION) >/dev/null
 	cd $(@D) && tar --extract --gzip --strip-components=1 --file chdb-lib-*.tgz && rm chdb-lib-*.tgz
 	@touch $@
+
+$(UPLOT):
+	@command -v npm >/dev/null || { echo "npm is needed to fetch uPlot: install nodejs and npm" >&2; exit 1; }
+	mkdir -p $(@D)
+	cd $(@D) && npm pack --silent uplot@$(UPLOT_VERSION) >/dev/null
+	cd $(@D) && tar --extract --gzip --strip-components=1 --touch --file uplot-*.tgz && rm uplot-*.tgz

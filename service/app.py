@@ -18,6 +18,7 @@ from service.api import activity, body, health, loss, metrics, pipeline, stats, 
 from service.api.auth import TOKENS
 from service.api.connection import LOAD, Load
 from service.api.cors import CORS, Cors, preflight
+from service.api.dashboard import routes as dashboard_routes
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
 from service.api.errors import LEAVING, error_middleware
@@ -99,6 +100,7 @@ def create_app(
         web.get("/metrics", metrics.get_metrics),
         *docs_routes(),
         *script_routes(),
+        *dashboard_routes(prefix),
     ])  # fmt: skip
 
     async def parts(app: web.Application) -> AsyncIterator[None]:

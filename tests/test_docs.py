@@ -79,7 +79,9 @@ async def test_every_route_of_the_application_is_documented(tmp_path: Path) -> N
     text = (DOCS / "api.md").read_text()
     for method, path in served:
         if method != "HEAD":
-            assert f"`{method} {path}`" in text or (path.startswith("/docs/") and f"`{path}`" in text), path
+            assert f"`{method} {path}`" in text or (
+                path.startswith(("/docs/", "/dashboard/")) and f"`{path}`" in text
+            ), path
     routes = {tuple(name.split()) for name in table(DOCS / "api.md") if name.startswith(("GET ", "POST "))}
     assert routes <= served
 

@@ -13,6 +13,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from schemas.openapi import document
 from service import __version__
+from service.api.dashboard import routes as dashboard_routes
 from service.api.docs import routes as docs_routes
 from service.app import create_app
 from service.config import Settings
@@ -113,7 +114,7 @@ async def test_every_route_but_metrics_and_those_for_people_and_pages_is_describ
     data = DataDir(tmp_path)
     store = Store(parse_dsn("http://127.0.0.1:9/analytics", data.clickhouse), migrating=False)
     app = create_app(Settings(data_dir=tmp_path), data, {}, store)
-    unlisted = {"/metrics", "/tracker.js", *(route.path for route in docs_routes())}
+    unlisted = {"/metrics", "/tracker.js", *(route.path for route in (*docs_routes(), *dashboard_routes("")))}
     served = {
         (route.method.lower(), route.resource.canonical)
         for route in app.router.routes()

@@ -1,0 +1,31 @@
+"""``/dashboard``: a page for people who watch. It loads nothing from elsewhere.
+
+Whoever asks gets the page: there is nothing secret in it. Its figures it asks for itself, with the access token that
+it was given.
+"""
+
+from html import escape
+
+from aiohttp import web
+
+from service.api.docs import CONTENT_SECURITY_POLICY
+from service.api.files import STATIC, File
+
+#: A browser asks each time whether its copy is still good, so that page and scripts are of one version.
+_HEADERS = {"Cache-Control": "no-cache"}
+_PAGE_HEADERS = _HEADERS | {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
+_TYPES = {".css": "text/css", ".js": "text/javascript"}
+_FOLDERS = (STATIC / "dashboard", STATIC / "vendor")
+
+
+def routes(prefix: str) -> list[web.RouteDef]:
+    """The routes of the page and its files. ``prefix`` is where it finds the routes for reading."""
+    page = (STATIC / "dashboard" / "index.html").read_text("utf-8").replace("{prefix}", escape(prefix))
+    files = [path for folder in _FOLDERS for path in sorted(folder.iterdir()) if path.suffix in _TYPES]
+    return [
+        web.get("/dashboard", File(page.encode(), "text/html", _PAGE_HEADERS).answer),
+        *(
+            web.get(f"/dashboard/{path.name}", File(path.read_bytes(), _TYPES[path.suffix], _HEADERS).answer)
+            for path in files
+        ),
+    ]

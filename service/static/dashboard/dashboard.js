@@ -1,0 +1,118 @@
+// The page: asks for a token, then asks the service again and again, and says what it can't find out.
+
+import { Chart } from "./chart.js";
+import { age, time } from "./format.js";
+import { byId, say, showCounts, showHealth, showPipeline, showRefusals } from "./panels.js";
+import { ask, eventsAddress, TokenRefused, token, Unreachable } from "./service.js";
+
+const EVERY = 5_000;
+/** After a failure: soon again, then more and more seldom. */
+const FIRST_PAUSE = 1_000,
+  LONGEST_PAUSE = 30_000;
+/** What is older than this is marked. */
+const STALE_AFTER = 20_000;
+
+const chart = new Chart(byId("chart"), byId("readout"));
+let timer = 0;
+let round = new AbortController();
+let failures = 0;
+let nextAt = 0;
+let seenAt = 0; // when the service last answered
+
+function showActivity(activity) {
+  chart.show(activity);
+  showCounts(activity);
+}
+
+const span = () => document.querySelector("[name=span]:checked").value;
+
+function signIn(fault = "") {
+  stop();
+  token.forget();
+  byId("dashboard").hidden = true;
+  byId("sign-in").hidden = false;
+  say(byId("token-fault"), fault);
+  byId("token").toggleAttribute("aria-invalid", Boolean(fault));
+  byId("token").value = "";
+  byId("token").focus();
+}
+
+function stop() {
+  clearTimeout(timer);
+  round.abort();
+}
+
+/** Ask for everything at once; then again after a while, unless nobody looks. */
+async function poll() {
+  stop();
+  if (document.hidden || !token.get()) return;
+  round = new AbortController();
+  const { signal } = round;
+  const questions = { "/pipeline": showPipeline, "/health": showHealth, "/refusals": showRefusals };
+  questions[`/activity?span=${span()}`] = showActivity;
+  const answers = await Promise.allSettled(Object.keys(questions).map((path) => ask(path, signal)));
+  if (signal.aborted) return;
+  const failed = answers.flatMap(({ reason }) => reason ?? []);
+  const refused = failed.find((error) => error instanceof TokenRefused);
+  if (refused) {
+    signIn(`The service says: ${refused.message}.`);
+    return;
+  }
+  byId("sign-in").hidden = true;
+  byId("dashboard").hidden = false;
+  for (const [index, show] of Object.values(questions).entries()) {
+    if (answers[index].value) show(answers[index].value);
+  }
+  settle(failed);
+}
+
+function settle(failed) {
+  const unreachable = failed.find((error) => error instanceof Unreachable);
+  failures = unreachable ? failures + 1 : 0;
+  if (!unreachable) seenAt = Date.now();
+  const pause = failures ? Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) : EVERY;
+  nextAt = Date.now() + pause;
+  const note = !unreachable && failed.length ? `${failed[0].message}: what is shown is older.` : "";
+  say(byId("notice"), unreachable ? "The service does not answer. What is shown is what it said last." : note);
+  byId("notice").dataset.state = unreachable ? "bad" : note ? "warn" : "";
+  if (unreachable) {
+    byId("health-pill").dataset.state = "unknown";
+    say(byId("health-pill"), "unknown");
+    document.title = "no answer – Analytics";
+  }
+  byId("dashboard").classList.toggle("stale", Boolean(unreachable));
+  tick();
+  timer = setTimeout(poll, pause);
+}
+
+/** What changes with time alone. */
+function tick() {
+  if (byId("dashboard").hidden) return;
+  const old = Date.now() - seenAt;
+  const parts = [seenAt ? `As of ${time(seenAt)}` : "No answer yet"];
+  if (seenAt && old > STALE_AFTER) parts.push(`${age(old / 1000)} ago`);
+  if (failures) parts.push(`next try in ${age((nextAt - Date.now()) / 1000)}`);
+  say(byId("updated"), parts.join(", "));
+}
+
+byId("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const given = byId("token").value.trim();
+  if (!/^[!-~]+$/.test(given))
+    return signIn("An access token has no spaces, and only letters, digits and signs of ASCII.");
+  token.set(given);
+  say(byId("token-fault"), "");
+  poll();
+});
+byId("sign-out").addEventListener("click", () => signIn());
+for (const radio of document.getElementsByName("span")) radio.addEventListener("change", poll);
+document.addEventListener("visibilitychange", poll);
+addEventListener("online", poll);
+setInterval(tick, 1_000);
+say(
+  byId("empty-command"),
+  `curl ${eventsAddress} -H "Authorization: Bearer $WRITE" -d '{"event_name": "hello", "category": "feature"}'`,
+);
+
+if (token.get()) poll();
+else signIn();
