@@ -20,6 +20,7 @@ def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str,
         f"  ClickHouse {store}",
         *([f"  workers    {settings.workers}"] if settings.workers > 1 else []),
         f"  reference  {url}/docs",
+        f"  dashboard  {url}/dashboard",
         "Send an event:",
         f"  curl {events} -H 'Authorization: Bearer {token}' -d '{{\"event_name\":\"hello\"}}'"
         if made

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from service.api.files import STATIC
 from tests.support import wait_until
 from tests.support.browser import open_browser
+from tests.support.checks import wait_for_health
 from tests.support.clickhouse import free_port, query
 from tests.support.dashboard import (
     COLOURS_DRAWN,
@@ -24,7 +25,7 @@ from tests.support.dashboard import (
     sign_in,
 )
 from tests.support.proxy import Proxy
-from tests.support.service import PIPELINE, READ, WRITE, Service
+from tests.support.service import ACTIVITY, PIPELINE, READ, WRITE, Service
 from tests.test_start import NOWHERE
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,11 @@ def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def shows(page: Page, tile: str, text: str | re.Pattern[str]) -> None:
     expect(page.locator(f"#tile-{tile} .value")).to_have_text(text, timeout=20_000)
+
+
+def ask_now(page: Page) -> None:
+    """Let the page ask at once, as it does when the browser is online again."""
+    page.evaluate("dispatchEvent(new Event('online'))")
 
 
 def test_it_follows_the_service_from_the_first_event_through_outages(
@@ -95,16 +101,22 @@ def test_it_follows_the_service_from_the_first_event_through_outages(
 
         proxy.refuse()
         assert service.post({"event_name": "later"}).status == 200
+        wait_for_health(service, "degraded")
+        wait_until(lambda: service.get(ACTIVITY).status == 503)  # what was found last is kept for a while
+        ask_now(page)
         expect(page.locator("#health-pill")).to_have_text("degraded", timeout=20_000)
         expect(page.locator("#health")).to_contain_text("ClickHouse can't be reached")
         expect(page.locator("#notice")).to_contain_text("ClickHouse can't answer now")
         shows(page, "pending", "1")
         shows(page, "events", "100")
         proxy.open()
+        service.wait_for_total(101)
+        ask_now(page)
         shows(page, "events", "101")
         expect(page.locator("#notice")).to_be_empty()
 
         service.kill()
+        ask_now(page)
         expect(page.locator("#notice")).to_contain_text("The service does not answer", timeout=20_000)
         expect(page.locator("#updated")).to_contain_text("next try in")
         expect(page.locator("#health-pill")).to_have_text("unknown")
@@ -118,6 +130,7 @@ def test_it_follows_the_service_from_the_first_event_through_outages(
         service.environment["ANALYTICS_READ_TOKENS"] = "another"
         service.stop()
         service.start()
+        ask_now(page)
         expect(fault).to_contain_text("The token is not known", timeout=40_000)
         assert page.evaluate("sessionStorage.length") == 0
 

@@ -21,7 +21,7 @@ from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.load import Load
 from tests.support.proxy import Proxy
 from tests.support.quarantine import Rig
-from tests.support.service import HEALTH, Service
+from tests.support.service import HEALTH, PIPELINE, REFUSALS, Service
 from tests.support.workers import kill_worker, pids, segments, spools, wait_for_all
 from tests.test_start import NOWHERE, refused, run
 
@@ -63,7 +63,13 @@ def test_whichever_worker_is_asked_it_speaks_for_all(make_service: Make, server_
         status = service.stats()["buffer_status"]
         assert (status["buffer_size"], status["events_pending"], status["events_flushed_total"]) == (30, 30, 0)
         assert service.get(HEALTH).json["workers"] == {"answering": 2, "silent": []}
+        assert service.get(PIPELINE).json["events_pending"] == 30
     assert len({service.get("/livez").headers["X-Request-ID"].split("-")[0] for _ in range(24)}) == 2
+
+    for _ in range(20):
+        assert service.post({}).status == 422
+    [refusal] = service.get(REFUSALS).json["refusals"]
+    assert (refusal["count"], refusal["reason"]) == (20, "body.event_name: Field required")
 
     frozen = pids(service)[1]
     os.kill(frozen, signal.SIGSTOP)

@@ -60,10 +60,13 @@ async function poll() {
   }
   byId("sign-in").hidden = true;
   byId("dashboard").hidden = false;
-  for (const [index, show] of Object.values(questions).entries()) {
-    if (answers[index].value) show(answers[index].value);
+  try {
+    for (const [index, show] of Object.values(questions).entries()) {
+      if (answers[index].value) show(answers[index].value);
+    }
+  } finally {
+    settle(failed); // a fault of the page must not end the asking
   }
-  settle(failed);
 }
 
 function settle(failed) {
