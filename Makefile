@@ -14,8 +14,8 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats bench-outage \
-	bench-profile bench-insert bench-tracker dashboard clean
+.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats \
+	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -73,6 +73,9 @@ bench-latency: setup $(CLICKHOUSE)  ## latency at half of the peak rate
 
 bench-stats: setup $(CLICKHOUSE)  ## statistics at size, and bytes on disk
 	$(BIN)/python -m tests.bench.stats --rows $(ROWS) $(ARGS)
+
+bench-start: setup $(CLICKHOUSE)  ## from the start to the first answer
+	$(BIN)/python -m tests.bench.start $(ARGS)
 
 bench-outage: setup $(CLICKHOUSE)  ## ClickHouse away for SECONDS=1200 of full load, a kill -9, and the way back
 	$(BIN)/python -m tests.bench.outage $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)

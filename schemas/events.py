@@ -13,6 +13,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
+#: Where the contract has the routes.
+PREFIX = "/api/v1/analytics"
 NAME_MIN_LENGTH = 1
 NAME_MAX_LENGTH = 100
 BATCH_MIN_EVENTS = 1

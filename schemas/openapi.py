@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from schemas.events import Event, EventBatch
+from schemas.events import PREFIX, Event, EventBatch
 from schemas.responses import (
     Activity,
     BatchAck,
@@ -25,8 +25,6 @@ _MODELS = (
 )
 _IN_ADDRESS: list[dict[str, list[str]]] = [{"BeaconToken": []}]
 _BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
-#: Where the contract has the routes.
-PREFIX = "/api/v1/analytics"
 _PREFER = {
     "name": "Prefer",
     "in": "header",

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from dotenv import dotenv_values
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from schemas.openapi import PREFIX as API_PREFIX
+from schemas.events import PREFIX as API_PREFIX
 from service.errors import StartError
 from service.origins import parse_origin
 

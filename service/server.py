@@ -73,6 +73,7 @@ async def run(
             raise cannot_listen(settings, error) from None
         gc.collect()
         gc.freeze()  # what is there now is there for good: collections need not look at it
+        gc.enable()
         tell("ready")
         await stop.begins()
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")

@@ -14,6 +14,7 @@ generator of random numbers, by accident. What they share on purpose is on the b
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import selectors
@@ -156,6 +157,7 @@ class Supervisor:
                     sockets.close(other.listening)
             worker = Worker(child.number, len(self._children), self._board)
             logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
+            gc.disable()  # the server enables it when it is ready
             from service import server
 
             def tell(report: str) -> None:

@@ -82,12 +82,18 @@ def test_an_outage_with_a_kill_in_the_middle_is_measured_and_every_event_is_stor
 
 
 def test_stats_are_measured_at_each_size(tmp_path: Path) -> None:
-    result = run("stats", tmp_path / "stats.json", "--rows=1000", "--seconds=0.1", "--events=1000")
+    result = run("stats", tmp_path / "stats.json", "--rows=1000", "--seconds=0.1", "--rounds=1", "--events=1000")
     assert [(one["store"], one["route"], one["rows"]) for one in result["stats"]] == [
         (store, route, 1000) for store in ("server", "embedded") for route in ("/stats", "/loss")
     ]
     assert all(0 < one["p50"] <= one["p99"] for one in result["stats"])
     assert 0 < result["bytes_per_event"]["on disk"] < result["bytes_per_event"]["sent as JSON"]
+
+
+def test_a_start_is_measured(tmp_path: Path) -> None:
+    result = run("start", tmp_path / "start.json", "--rounds=1", "--stores", "server, 2 workers")
+    assert [one["start"] for one in result] == ["first", "next"]
+    assert all(0 < one["best"] <= one["seconds"] and one["cpu"] > 0 for one in result)
 
 
 def test_a_profile_shares_the_cpu_of_each_thread_among_its_samples() -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from aiohttp import web
 from swagger_ui_bundle import swagger_ui_path
 
-from schemas.openapi import document
 from service import __version__
 from service.api.body import SETTINGS
 from service.api.respond import json_response
@@ -55,6 +54,8 @@ async def _to_docs(request: web.Request) -> web.Response:
 
 
 async def _openapi(request: web.Request) -> web.Response:
+    from schemas.openapi import document  # here: the models of answers take a start 20 ms, and few starts need them
+
     return json_response(document(__version__, request.app[SETTINGS].path_prefix))
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from tests.bench.targets import KINDS, Kind, Target, all_targets, markdown, stay_on_load_core, write_scripts, wrk
 from tests.support import wait_until
 
-TARGETS = ("peer", "bare", "server", "embedded")
+TARGETS = ("peer", "bare", "server", "embedded", "workers")
 LABELS = {
     "peer": "FastAPI peer, stores nothing",
     "bare": "bare aiohttp handler",
     "server": "service, ClickHouse server",
     "embedded": "service, embedded ClickHouse",
+    "workers": "service, 2 workers on all cores",
 }
 OUTPUT = Path("build/bench.json")
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=1, help="seconds of a load that is not timed; 0 for none")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--bodies", type=int, default=2000, help="different bodies of single events")
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS[:-1]))
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--plot", type=Path, help="also draw the ratios into this SVG")
     args = parser.parse_args()

@@ -4,6 +4,9 @@ The rows are made inside ClickHouse, of 90 days, in the table that the service's
 ``/stats`` is asked by one client again and again, and ``/loss`` for one session after the other. What one event
 takes on disk is measured with events as they come, made into rows by the service's own code, inserted in its
 batches, and merged.
+
+Each size has a table of its own, and all are asked in turn in each round, so that what else the machine does meets
+all of them. ``--tables`` keeps them: making 100 million rows takes minutes.
 """
 
 import argparse
@@ -19,18 +22,22 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import service.store
 from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT, make_rows
 from service.dsn import parse_dsn
 from service.store import Store
 from tests.bench.corpus import batch_bodies
-from tests.bench.targets import SEED, clickhouse, markdown, percentiles, service, stay_on_load_core
+from tests.bench.targets import SEED, clickhouse, markdown, percentiles, stay_on_load_core
+from tests.bench.targets import service as running
 from tests.support.clickhouse import ClickHouseServer, query
 from tests.support.service import LOSS, READ, STATS
 
 OUTPUT = Path("build/bench-stats.json")
-ROWS_PER_INSERT = 500_000
+ROWS_PER_INSERT = 1_000_000
+#: Seconds that such an insert may take.
+INSERT_TIMEOUT = 600.0
 ROWS_PER_BATCH = 10_000
 SESSIONS_ASKED = 1000
 #: Rows spread over the last 90 days; names with a long tail, each in one category; ids in the order of time.
@@ -43,7 +50,7 @@ SELECT
     arrayElement(['page_view', 'user_action', 'trading', 'auth', 'error'], name % 5 + 1) AS category,
     arrayElement(['low', 'medium', 'high'], cityHash64(number, 2) % 3 + 1) AS priority,
     concat('{{"price":', toString(cityHash64(number, 3) % 100000), ',"n":', toString(number), '}}') AS properties,
-    now64(6) - toIntervalMicrosecond(intDiv(({stop} - number) * 7776000000000, {stop})) AS timestamp,
+    now64(6) - toIntervalMicrosecond(({stop} - number) * intDiv(7776000000000, {stop})) AS timestamp,
     toDateTime64(timestamp, 3, 'UTC') AS received_at,
     hex(cityHash64(intDiv(number, 20))) AS session_id,
     concat('https://app.example.com/markets/', toString(cityHash64(number, 4) % 500)) AS page_url,
@@ -57,7 +64,8 @@ SETTINGS max_partitions_per_insert_block = 0
 
 
 async def fill(dsn: str, folder: Path, rows: int) -> None:
-    """Add rows to the table until it has so many."""
+    """Add rows to the table until it has so many, and let it merge."""
+    service.store.QUERY_TIMEOUT = INSERT_TIMEOUT
     store = Store(parse_dsn(dsn, folder), migrating=True)
     await store.prepare()
     start = int((await store.query("SELECT count() FROM events"))[0][0])
@@ -65,6 +73,9 @@ async def fill(dsn: str, folder: Path, rows: int) -> None:
         count = min(ROWS_PER_INSERT, rows - start)
         await store.command(_FILL.format(start=start, count=count, stop=rows))
         start += count
+    # A table that has grown in days has merged.
+    while (await store.query("SELECT count() FROM system.merges"))[0][0]:  # noqa: ASYNC110
+        await asyncio.sleep(0.5)
     await store.close()
 
 
@@ -95,24 +106,29 @@ def ask(port: int, seconds: float, paths: Iterable[str]) -> list[float]:
 
 
 def measure(
-    folder: Path, sizes: list[int], seconds: float, server: ClickHouseServer, name: str
+    folder: Path, sizes: list[int], rounds: int, seconds: float, server: ClickHouseServer, name: str
 ) -> list[dict[str, Any]]:
     """The times of ``/stats`` and ``/loss`` at each size."""
-    dsn = server.dsn("stats") if name == "server" else "chdb://"
-    found = []
-    for size in sizes:
+    dsns = {size: server.dsn(f"stats_{size}") if name == "server" else "chdb://" for size in sizes}
+    for size, dsn in dsns.items():
         # a process of its own: an embedded ClickHouse has one folder for as long as the process lives
-        arguments = ["--fill", str(size), "--dsn", dsn, "--folder", str(folder / name / "data" / "clickhouse")]
+        data = folder / f"{name}-{size}" / "data" / "clickhouse"
+        arguments = ["--fill", str(size), "--dsn", dsn, "--tables", str(data)]
         subprocess.run([sys.executable, "-m", "tests.bench.stats", *arguments], check=True)
-        with service(folder, name, dsn) as target:
-            assert target.service
-            total = target.service.stats()["total_events"]
-            assert total == size, f"{total} of {size} rows"
-            of_sessions = [f"{LOSS}?session_id={one}" for one in sessions(server.dsn("default"), size)]
-            for route, paths in (("/stats", [STATS]), ("/loss", of_sessions)):
-                p50, p99 = percentiles(ask(target.port, seconds, paths))
-                found.append({"store": name, "route": route, "rows": size, "p50": p50, "p99": p99})
-    return found
+    times: dict[tuple[str, int], list[float]] = {}
+    for _ in range(rounds):
+        for size, dsn in dsns.items():
+            with running(folder, f"{name}-{size}", dsn) as target:
+                assert target.service
+                total = target.service.stats()["total_events"]
+                assert total == size, f"{total} of {size} rows"
+                of_sessions = [f"{LOSS}?session_id={one}" for one in sessions(server.dsn("default"), size)]
+                for route, paths in (("/stats", [STATS]), ("/loss", of_sessions)):
+                    times.setdefault((route, size), []).extend(ask(target.port, seconds, paths))
+    return [
+        {"store": name, "route": route, "rows": size, **dict(zip(("p50", "p99"), percentiles(found), strict=True))}
+        for (route, size), found in times.items()
+    ]
 
 
 async def bytes_per_event(dsn: str, folder: Path, events: int) -> dict[str, float]:
@@ -150,27 +166,30 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", default="1000000,10000000", help="sizes of the table, separated by commas, growing")
-    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--seconds", type=float, default=3, help="of asking, each route at each size in each round")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--stores", nargs="+", choices=("server", "embedded"), default=["server", "embedded"])
     parser.add_argument("--events", type=int, default=200_000, help="events of which the bytes on disk are counted")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--fill", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--dsn", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--tables", type=Path, help="folder of the tables, kept for another time; else a temporary one")
     args = parser.parse_args()
     if args.fill:
-        asyncio.run(fill(args.dsn, args.folder, args.fill))
+        asyncio.run(fill(args.dsn, args.tables, args.fill))
         return
 
     stay_on_load_core()
     sizes = sorted(int(one) for one in args.rows.split(","))
     latencies: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, clickhouse(Path(name)) as server:
-        folder = Path(name)
-        for store in args.stores:
-            latencies += measure(folder, sizes, args.seconds, server, store)
-        disk = asyncio.run(bytes_per_event(server.dsn("disk"), folder, args.events))
-        query(server.dsn("default"), "DROP DATABASE disk")
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        folder = args.tables.absolute() if args.tables else Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        with clickhouse(folder) as server:
+            for store in args.stores:
+                latencies += measure(folder, sizes, args.rounds, args.seconds, server, store)
+            disk = asyncio.run(bytes_per_event(server.dsn("disk"), folder, args.events))
+            query(server.dsn("default"), "DROP DATABASE disk")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps({"stats": latencies, "bytes_per_event": disk}, indent=1) + "\n")
     print(markdown(["store", "route", "rows", "p50, ms", "p99, ms", "p99 ÷ that of the smallest"], _rows(latencies)))

@@ -42,14 +42,24 @@ class Target(NamedTuple):
     service: Service | None = None
 
     def rss(self) -> int:
-        """Resident memory in bytes."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+        """Resident memory in bytes; of several workers, of all."""
+        lines = [line for pid in family(self.pid) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
     def cpu(self) -> float:
-        """Seconds of CPU used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        """Seconds of CPU used so far; of several workers, by all."""
+        return cpu_seconds(self.pid)
+
+
+def family(pid: int) -> list[int]:
+    """A process and its children."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU that a process and its children have used, of user and system."""
+    stats = (Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split() for one in family(pid))
+    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def stay_on_load_core() -> None:
@@ -99,11 +109,13 @@ def clickhouse(folder: Path) -> Iterator[ClickHouseServer]:
 
 
 @contextmanager
-def service(folder: Path, name: str, dsn: str) -> Iterator[Target]:
-    """The running service with its default settings."""
-    ours = Service(folder / name, ANALYTICS_CLICKHOUSE_DSN=dsn, ANALYTICS_FLUSH_INTERVAL="1.0")
+def service(folder: Path, name: str, dsn: str, workers: int = 1) -> Iterator[Target]:
+    """The running service with its default settings; if it has several workers, on all cores."""
+    environment = {"ANALYTICS_FLUSH_INTERVAL": "1.0", "ANALYTICS_WORKERS": workers}
+    ours = Service(folder / name, ANALYTICS_CLICKHOUSE_DSN=dsn, **environment)
+    everywhere = ("taskset", "--cpu-list", f"0-{(os.cpu_count() or 1) - 1}")
     try:
-        ours.start(prefix=on_server_core())
+        ours.start(prefix=on_server_core() if workers == 1 else everywhere)
         assert ours.process
         yield Target(name, ours.process.pid, ours.port, ours)
         ours.stop()
@@ -116,12 +128,14 @@ def all_targets(folder: Path, names: list[str]) -> Iterator[dict[str, Target]]:
     """The servers of these names, running."""
     with ExitStack() as stack:
         started: dict[str, Target] = {}
+        server: ClickHouseServer | None = None
         for name in names:
             if name in ("peer", "bare"):
                 started[name] = stack.enter_context(peer("fastapi" if name == "peer" else name))
-            elif name == "server":
-                dsn = stack.enter_context(clickhouse(folder)).dsn("bench")
-                started[name] = stack.enter_context(service(folder, name, dsn))
+            elif name in ("server", "workers"):
+                server = server or stack.enter_context(clickhouse(folder))
+                workers = 2 if name == "workers" else 1
+                started[name] = stack.enter_context(service(folder, name, server.dsn(f"bench_{name}"), workers))
             else:
                 started[name] = stack.enter_context(service(folder, name, "chdb://"))
         yield started
