@@ -12,9 +12,10 @@ import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from service.errors import StartError
 from service.leftovers import adopter_of
 from service.worker import Worker
 
@@ -26,12 +27,23 @@ _NOBODY = "-"
 
 
 def prepare(path: Path, count: int) -> None:
-    """At a start, before the workers: who has adopted the batches of a worker that is no more has its turn too."""
+    """At a start, before the workers: who has adopted the batches of a worker that is no more has its turn too.
+
+    Raises StartError.
+    """
     if count == 1:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a turn that is left over is over when its worker has nothing pending
+            path.unlink(missing_ok=True)
         return
-    held = path.read_text().strip() if path.exists() else _NOBODY
-    path.write_text(_padded(str(adopter_of(int(held), count)) if held.isdecimal() else _NOBODY))
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            held = _read(fd)
+            _write(fd, str(adopter_of(int(held), count)) if held.isdecimal() else _NOBODY)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise StartError(f"{path} can't be written ({error.strerror or error}): mend the disk") from None
 
 
 class Turns:
@@ -88,11 +100,15 @@ class Turns:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _read(self) -> str:
-        return os.pread(self._fd, 16, 0).decode().strip()
+        return _read(self._fd)
 
     def _write(self, text: str) -> None:
-        os.pwrite(self._fd, _padded(text).encode(), 0)  # as many bytes as there are: works on a full disk
+        _write(self._fd, text)
 
 
-def _padded(text: str) -> str:
-    return f"{text:<7}\n"
+def _read(fd: int) -> str:
+    return os.pread(fd, 16, 0).decode(errors="replace").strip()
+
+
+def _write(fd: int, text: str) -> None:
+    os.pwrite(fd, f"{text:<7}\n".encode(), 0)  # as many bytes as there are: works on a full disk

@@ -114,6 +114,12 @@ def test_a_spool_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert f"the spool {tmp_path}/data/spool can't be read (Is a directory)" in line
 
 
+def test_a_turn_that_workers_cannot_write_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data" / "workers" / "turn").mkdir(parents=True)
+    line = refused(run(tmp_path, "serve", "--workers", "2", ANALYTICS_CLICKHOUSE_DSN=NOWHERE))
+    assert f"{tmp_path}/data/workers/turn can't be written (Is a directory)" in line
+
+
 @pytest.mark.parametrize("dsn", ["chdb://", NOWHERE])
 def test_a_second_instance_on_the_same_data_folder_ends_and_says_who_holds_it(
     make_service: Callable[..., Service], tmp_path: Path, dsn: str
