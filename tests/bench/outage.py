@@ -11,6 +11,7 @@ The backlog is in the folder for temporary files (TMPDIR). Batches at full load 
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from service.writer import TAKEN_UNTIL
 from tests.bench.targets import KINDS, Kind, Target, markdown, on_server_core, stay_on_load_core, write_scripts, wrk
 from tests.support import wait_until
 from tests.support.checks import drained
@@ -182,6 +184,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         server.stop()
         result = {"outage": outage(Target("server", service.process.pid, service.port, service), kind, script, args)}
         print(f"outage: {result['outage']}", flush=True)
+        if result["outage"]["backlog_bytes"] > min(TAKEN_UNTIL.values()) * most:
+            sys.exit("the spool came near its cap, so events were shed: take fewer seconds, or a larger disk")
         restarted_at = time.time()
         target, result["restart"] = restart(service)
         print(f"restart: {result['restart']}", flush=True)
