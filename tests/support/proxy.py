@@ -163,10 +163,10 @@ class Proxy:
                     break
                 if fate[0] == "cut-answer":
                     break
+                passed, fate[0] = fate[0] == "pass", ""  # before the client hears of it, and sends the next INSERT
                 client.sendall(data)
-                if fate[0] == "pass":
+                if passed:
                     self._answered.set()
-                fate[0] = ""
         except OSError:
             pass
         _cut(client)
