@@ -149,6 +149,7 @@ def test_it_reads_well_on_a_desk_on_a_phone_in_the_light_and_in_the_dark(
             assert page.evaluate(LOW_CONTRAST) == []
             sign_in(page)
             shows(page, "events", "201")
+            wait_until(lambda page=page: page.evaluate(COLOURS_DRAWN) > 0)  # type: ignore[misc]  # all is in its place
             page.evaluate(
                 "window.moved = 0; new PerformanceObserver((list) => list.getEntries().forEach((one) =>"
                 " { window.moved += one.value; })).observe({type: 'layout-shift'})"
