@@ -201,6 +201,11 @@ class Health(BaseModel):
     clickhouse: PartHealth
     quarantine: QuarantineHealth
     workers: WorkersHealth | None = Field(None, description="Only where there are several")
+    warnings: list[str] | None = Field(
+        None,
+        description="What stops nothing now and should be mended in ClickHouse; only if there is something, and only"
+        " for a request with an access token to read",
+    )
 
 
 class Probe(BaseModel):

@@ -122,7 +122,7 @@ def create_app(
         read_load(counts, app[LOAD])
         read_states(counts, spool_status, clickhouse_status)
         read_process(counts, usage, worker, embedded=store.embedded)
-        app[health.PARTS] = health.Parts(spool_status, clickhouse_status, quarantine, time.monotonic())
+        app[health.PARTS] = health.Parts(spool_status, clickhouse_status, store, quarantine, time.monotonic())
 
         try:
             recover(spool, flusher, first=worker.number == 0)

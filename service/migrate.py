@@ -80,21 +80,4 @@ async def migrate(database: Database, migrations: list[Migration] | None = None)
     return missing
 
 
-async def check_settings(database: Database) -> None:
-    """Warn if the table lost the settings on which the promise rests, by a hand or by being made anew."""
-    for (engine,) in await database.query(_SETTINGS_SQL):
-        if "Replicated" in str(engine) or "Shared" in str(engine):
-            continue  # these have a memory of tokens by default, and copies instead of syncs
-        for name, least, risk in _NEEDED:
-            found = re.search(rf"\b{name} = (\d+)", str(engine))
-            if found is None or int(found[1]) < least:
-                _log.warning("the table events should have the setting %s = %d at least: %s", name, least, risk)
-
-
-_SETTINGS_SQL = files("schemas").joinpath("sql", "table_settings.sql").read_text("utf-8")
-_NEEDED = (
-    ("non_replicated_deduplication_window", 1000, "without, a batch that is tried again may be stored twice"),
-    ("fsync_after_insert", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
-    ("fsync_part_directory", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
-)
 _log = logging.getLogger(__name__)

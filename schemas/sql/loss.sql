@@ -4,7 +4,7 @@ SELECT
     max(number) AS sent,
     count() AS stored,
     countIf(number > previous + 1) AS gaps,
-    arraySort(groupArrayIf(100)((previous + 1, number - 1), number > previous + 1)) AS missing
+    groupArraySortedIf(100)((previous + 1, number - 1), number > previous + 1) AS missing
 FROM (
     SELECT sequence AS number, lagInFrame(sequence, 1, 0) OVER (ORDER BY sequence) AS previous
     FROM (SELECT DISTINCT sequence FROM events WHERE session_id = {session_id:String} AND sequence > 0)

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from service import __version__
+from service.api.auth import authorize
 from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
+from service.errors import Forbidden, Unauthorized
 from service.quarantine import Quarantine
 from service.status import Status
+from service.store import Store
 
 
 class Parts(NamedTuple):
@@ -18,6 +21,7 @@ class Parts(NamedTuple):
 
     spool: Status
     clickhouse: Status
+    store: Store
     quarantine: Quarantine
     started_at: float
 
@@ -26,9 +30,20 @@ PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 
 
 async def get_health(request: web.Request) -> web.Response:
-    """200 while an event sent now can be kept, with or without ClickHouse; else 503."""
-    health = await request.app[STATES].merged("health")
+    """200 while an event sent now can be kept, with or without ClickHouse; else 503. Warnings for who may read."""
+    health = dict(await request.app[STATES].merged("health"))
+    warnings = health.pop("warnings")
+    if warnings and _may_read(request):
+        health["warnings"] = warnings
     return _answer(health, failing=health["status"] == "failing")
+
+
+def _may_read(request: web.Request) -> bool:
+    try:
+        authorize(request, "read")
+    except (Unauthorized, Forbidden):
+        return False
+    return True
 
 
 async def get_livez(request: web.Request) -> web.Response:
@@ -45,7 +60,7 @@ async def get_readyz(request: web.Request) -> web.Response:
 
 
 def _own_health(app: web.Application) -> dict[str, Any]:
-    spool, clickhouse, quarantine, started_at = app[PARTS]
+    spool, clickhouse, store, quarantine, started_at = app[PARTS]
     refusal, shed = app[WRITER].refusal(), app[WRITER].shed_priorities()
     nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
     return {
@@ -55,6 +70,7 @@ def _own_health(app: web.Application) -> dict[str, Any]:
         "spool": _part(spool, refusal or nearly),
         "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
         "quarantine": quarantine.held._asdict(),
+        "warnings": list(store.warnings),
     }
 
 
@@ -72,6 +88,7 @@ def _merge_health(states: States) -> dict[str, Any]:
         **{
             part: _merge_parts({number: one[part] for number, one in found.items()}) for part in ("spool", "clickhouse")
         },
+        "warnings": sorted({warning for one in found.values() for warning in one["warnings"]}),
         "workers": {"answering": len(found), "silent": list(states.silent)},
     }
 

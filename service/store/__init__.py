@@ -4,6 +4,7 @@ The only package that knows clickhouse-connect: ``engines`` calls it, ``verdicts
 """
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Sequence
@@ -14,12 +15,16 @@ from uuid import UUID
 from schemas.payload import Rows
 from service.dsn import Target
 from service.errors import Retryable, StoreError
-from service.migrate import Migration, check_settings, migrate
-from service.store.engines import TABLE, Embedded, Engine, Server
-from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on
+from service.migrate import Migration, migrate
+from service.store.checks import check
+from service.store.engines import Embedded, Engine, Server
+from service.store.settings import TABLE
+from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
+#: Seconds. How often it is tried whether all is as it must be.
+CHECKED_EVERY = 60.0
 KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
 HOLDS_SQL = files("schemas").joinpath("sql", "holds.sql").read_text("utf-8")
 #: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
@@ -27,16 +32,23 @@ TYPES_KEPT_FOR = 1.0
 DESCRIBE_SQL = f"DESCRIBE TABLE {TABLE}"
 #: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
 IDS_IN_ONE_QUERY = 2000
+_log = logging.getLogger(__name__)
 
 
 class Store:
-    """ClickHouse. ``prepare`` it once; until it is ``ready`` nothing else works. All methods raise StoreError."""
+    """ClickHouse. ``prepare`` it once; until it is ``ready`` nothing else works.
+
+    All methods raise Retryable, and only ``insert`` raises Rejected.
+    """
 
     def __init__(self, target: Target, *, migrating: bool) -> None:
         self.embedded = target.embedded
         self.ready = False
         #: How often a call failed, by what that means (the kind of StoreError) and ClickHouse's code.
         self.errors: dict[tuple[str, ...], int] = {}
+        #: What bends inserts or answers without a word, and a person should mend.
+        self.warnings: tuple[str, ...] = ()
+        self._checked_at = -math.inf
         self._target = target
         self._migrating = migrating
         self._types: dict[str, str] = {}
@@ -51,9 +63,20 @@ class Store:
             applied = await migrate(self)
         else:
             await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
-        await check_settings(self)
+        await self._check()
         self.ready = True
         return applied
+
+    async def _check(self) -> None:
+        self._checked_at = -math.inf
+        warnings = await check(self)
+        for warning in set(warnings).difference(self.warnings):
+            _log.warning("%s", warning)
+        self.warnings, self._checked_at = warnings, time.monotonic()
+
+    async def try_insert(self, sql: str) -> None:
+        """Run an INSERT that inserts nothing, with the settings of those that do."""
+        await self._call(self._engine.try_insert(sql), QUERY_TIMEOUT)
 
     async def _open_or_create_database(self) -> None:
         try:
@@ -75,7 +98,7 @@ class Store:
         Bare values say nothing of their types, and ClickHouse does not convert them.
         """
         if time.monotonic() - self._described_at > TYPES_KEPT_FOR:
-            described = await self._engine.query(DESCRIBE_SQL, None)
+            described = await self._ask(DESCRIBE_SQL)
             self._types = {name: type_ for name, type_, *_ in described}
             self._described_at = time.monotonic()
         fits = all(_fits(type_, self._types.get(name, type_)) for name, type_ in zip(*rows.header[:2], strict=True))
@@ -100,17 +123,25 @@ class Store:
         return bool(found)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``."""
-        rows: list[tuple[Any, ...]] = await self._call(self._engine.query(sql, parameters), QUERY_TIMEOUT)
+        """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``. Raises Retryable."""
+        rows: list[tuple[Any, ...]] = await self._call(self._ask(sql, parameters), QUERY_TIMEOUT)
         return rows
+
+    async def _ask(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        try:
+            return await self._engine.query(sql, parameters)
+        except Exception as error:
+            raise verdict_on_query(error) from error
 
     async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         """Run a statement that returns nothing."""
         await self.query(sql, parameters)
 
     async def ping(self) -> None:
-        """Raise if ClickHouse does not answer."""
-        await self._call(self._engine.query("SELECT 1", None), PING_TIMEOUT)
+        """Raise if ClickHouse does not answer, or would refuse what it is there for."""
+        await self._call(self._ask("SELECT 1"), PING_TIMEOUT)
+        if time.monotonic() - self._checked_at > CHECKED_EVERY:
+            await self._check()
 
     async def close(self) -> None:
         """Let go of ClickHouse; a running call is waited for."""

@@ -13,6 +13,7 @@ however often it is tried:
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,34 +22,20 @@ from clickhouse_connect.driver import options
 
 from schemas.payload import Rows, to_columns
 from service.errors import Misconfigured, Retryable
+from service.store.settings import (
+    CONNECT_SETTINGS,
+    ENDLESS,
+    INSERT_SETTINGS,
+    LIMITS,
+    NEWER_INSERT_SETTINGS,
+    QUERY_SETTINGS,
+    TABLE,
+)
+from service.store.verdicts import READONLY, SETTING_CONSTRAINT_VIOLATION, code_of
 
-TABLE = "events"
 CONNECT_TIMEOUT = 3.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
 KEEPALIVE_TIMEOUT = 2.5
-_ENDLESS = 1 << 30
-#: Each of these would cut a batch into several blocks, on one engine or the other.
-ONE_BLOCK: dict[str, Any] = {
-    "max_insert_block_size": _ENDLESS,
-    "max_block_size": _ENDLESS,  # what the embedded engine reads a file by
-    "min_insert_block_size_rows": _ENDLESS,
-    "min_insert_block_size_bytes": _ENDLESS << 10,
-    "input_format_parallel_parsing": 0,
-}
-INSERT_SETTINGS: dict[str, Any] = ONE_BLOCK | {
-    "async_insert": 0,
-    "insert_deduplicate": 1,
-    "deduplicate_blocks_in_dependent_materialized_views": 1,
-}
-#: Sent where they exist; older servers refuse a setting that they don't know.
-NEWER_INSERT_SETTINGS: dict[str, Any] = {
-    "deduplicate_insert": "enable",  # overrules insert_deduplicate
-    "max_insert_block_size_bytes": 0,
-    "input_format_max_block_size_bytes": 0,
-    "input_format_max_block_wait_ms": 0,  # would insert what has arrived so far
-    "input_format_connection_handling": 0,  # would insert what arrived before the connection broke
-    "use_strict_insert_block_limits": 0,
-}
 
 
 class Engine(Protocol):
@@ -57,6 +44,7 @@ class Engine(Protocol):
     async def open(self, database: str | None) -> None: ...
     async def insert(self, rows: Rows, token: str) -> None: ...
     async def insert_converted(self, rows: Rows, token: str) -> None: ...
+    async def try_insert(self, sql: str) -> None: ...
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]: ...
     async def close(self) -> None: ...
 
@@ -67,32 +55,65 @@ class Server:
     def __init__(self, arguments: dict[str, Any]) -> None:
         self._arguments = arguments
         self._client: Any = None
+        self._settings: dict[str, Any] = {}
 
     async def open(self, database: str | None) -> None:
-        from clickhouse_connect import get_async_client
-
         await self.close()
-        self._client = await get_async_client(
+        try:
+            self._client = await self._connect(CONNECT_SETTINGS)
+        except Exception as error:
+            if code_of(error) not in (READONLY, SETTING_CONSTRAINT_VIOLATION):
+                raise
+            try:
+                self._client = await self._connect({})  # perhaps only a limit is held fast, and high
+            except Exception:
+                raise error from None
+        self._client.database = database
+        await self._learn_settings()
+        await self.query("SELECT 1", None)  # fails if the database is missing, or a setting is held fast
+
+    async def _connect(self, settings: dict[str, Any]) -> Any:
+        """The driver's own function sends its first queries without our settings, and a profile may bend those."""
+        from clickhouse_connect.driver.asyncclient import AsyncClient
+
+        client = AsyncClient(
             **self._arguments,
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,
             client_name="analytics",
             form_encode_query_params=True,  # parameters are too long for an address
+            autogenerate_session_id=False,  # requests of one session wait for each other
         )
-        self._client.database = database
-        await self._client.query("SELECT 1")  # fails if the database is missing
+        for name, value in settings.items():
+            client.set_client_setting(name, value)
+        return await AsyncExitStack().enter_async_context(client)
+
+    async def _learn_settings(self) -> None:
+        """Which settings this server knows. Which of them are held fast, ClickHouse shall judge, and not the driver:
+        it would keep them to itself, and ``system.settings`` shows ``limit`` as 0 to a user whose profile has it."""
+        from clickhouse_connect.driver.models import SettingDef
+
+        client = self._client
+        found = await client.query("SELECT name, readonly FROM system.settings", settings={"limit": 0, "offset": 0})
+        client.server_settings = {name: SettingDef(name, "", 0) for name, _ in found.result_rows}
+        held = {name for name, readonly in found.result_rows if readonly}
+        known = _known(client, QUERY_SETTINGS)
+        self._settings = known | {name: 0 for name in _known(client, LIMITS) if name not in held}
 
     async def insert(self, rows: Rows, token: str) -> None:
         _check_written(await self._client.raw_insert(**_raw(self._client, rows, token)), rows)
 
     async def insert_converted(self, rows: Rows, token: str) -> None:
         context = await self._client.create_insert_context(**_context(self._client, rows, token))
-        context.req_block_size = _ENDLESS
+        context.req_block_size = ENDLESS
         columns = await asyncio.to_thread(_columns, rows)
         _check_written(await self._client.insert(data=columns, context=context), rows)
 
+    async def try_insert(self, sql: str) -> None:
+        await self._client.command(sql, settings=_insert_settings(self._client))
+
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
-        result = await self._client.query(sql, parameters=parameters)
+        result = await self._client.query(sql, parameters=parameters, settings=self._settings)
         return list(result.result_rows)
 
     async def close(self) -> None:
@@ -102,7 +123,7 @@ class Server:
 
 
 class Embedded:
-    """ClickHouse in this process: synchronous clients, each with a thread of its own.
+    """ClickHouse in this process: synchronous clients, each with a thread of its own. It has no profiles to overrule.
 
     The engine must be closed before the process ends, and no thread may be inside of it then.
     """
@@ -143,8 +164,11 @@ class Embedded:
     def _insert_converted(self, rows: Rows, token: str) -> None:
         client = self._clients["insert"]
         context = client.create_insert_context(**_context(client, rows, token))
-        context.req_block_size = _ENDLESS
+        context.req_block_size = ENDLESS
         _check_written(client.insert(data=_columns(rows), context=context), rows)
+
+    async def try_insert(self, sql: str) -> None:
+        await self._run("insert", self._clients["insert"].command, sql)
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = await self._run("query", self._query, sql, parameters)
@@ -164,8 +188,15 @@ class Embedded:
 
 
 def _settings(client: Any, token: str) -> dict[str, Any]:
-    newer = {name: value for name, value in NEWER_INSERT_SETTINGS.items() if name in client.server_settings}
-    return INSERT_SETTINGS | newer | {"insert_deduplication_token": token}
+    return _insert_settings(client) | {"insert_deduplication_token": token}
+
+
+def _insert_settings(client: Any) -> dict[str, Any]:
+    return INSERT_SETTINGS | _known(client, NEWER_INSERT_SETTINGS)
+
+
+def _known(client: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name in client.server_settings}
 
 
 def _raw(client: Any, rows: Rows, token: str) -> dict[str, Any]:

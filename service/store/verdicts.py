@@ -15,44 +15,62 @@ _log = logging.getLogger(__name__)
 # Error codes: https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
 #: These rows will never fit.
 REJECTED = frozenset({
-    6,  # CANNOT_PARSE_TEXT
+    6, 19,  # CANNOT_PARSE_TEXT, SIZE_OF_FIXED_STRING_DOESNT_MATCH
     25, 26, 27,  # CANNOT_PARSE_ESCAPE_SEQUENCE, CANNOT_PARSE_QUOTED_STRING, CANNOT_PARSE_INPUT_ASSERTION_FAILED
     33,  # CANNOT_READ_ALL_DATA
     38, 41, 72,  # CANNOT_PARSE_DATE, CANNOT_PARSE_DATETIME, CANNOT_PARSE_NUMBER
     53, 69, 70,  # TYPE_MISMATCH, ARGUMENT_OUT_OF_BOUND, CANNOT_CONVERT_TYPE
     117,  # INCORRECT_DATA
-    131,  # TOO_LARGE_STRING_SIZE
+    128, 130, 131,  # TOO_LARGE_ARRAY_SIZE, CANNOT_READ_ARRAY_FROM_TEXT, TOO_LARGE_STRING_SIZE
+    153, 190, 248,  # ILLEGAL_DIVISION, SIZES_OF_ARRAYS_DONT_MATCH, INVALID_PARTITION_VALUE
     321, 349,  # VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE, CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
-    376,  # CANNOT_PARSE_UUID
-    407, 469,  # DECIMAL_OVERFLOW, VIOLATED_CONSTRAINT
-    691,  # UNKNOWN_ELEMENT_OF_ENUM
+    366, 376, 395,  # SIZES_OF_NESTED_COLUMNS_ARE_INCONSISTENT, CANNOT_PARSE_UUID, FUNCTION_THROW_IF_VALUE_IS_NON_ZERO
+    407, 441, 467, 469,  # DECIMAL_OVERFLOW, CANNOT_PARSE_DOMAIN_VALUE_FROM_STRING, .._BOOL, VIOLATED_CONSTRAINT
+    563, 632, 645,  # CANNOT_READ_MAP_FROM_TEXT, UNEXPECTED_DATA_AFTER_PARSED_VALUE, NUMBER_OF_DIMENSIONS_MISMATCHED
+    675, 676, 691,  # CANNOT_PARSE_IPV4, CANNOT_PARSE_IPV6, UNKNOWN_ELEMENT_OF_ENUM
 })  # fmt: skip
 #: A person must mend something; until then every batch waits.
 MISCONFIGURED = frozenset({
     16, 47, 60, 81,  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE, UNKNOWN_DATABASE
-    115, 164,  # UNKNOWN_SETTING, READONLY
+    115, 164, 392,  # UNKNOWN_SETTING, READONLY, QUERY_IS_PROHIBITED
+    452, 471, 472,  # SETTING_CONSTRAINT_VIOLATION, INVALID_SETTING_VALUE, READONLY_SETTING
+    158, 161, 162, 165, 166, 167, 168, 191, 307, 396,  # what a query reads, is or answers passes a limit of the profile
+    277, 584, 704, 719, 731,  # INDEX_NOT_USED, PROJECTION_NOT_USED; the query cache can't hold it
     192, 193, 194, 195, 497, 516,  # unknown user, wrong or required password, address not allowed, denied, failed
+    291, 496, 720, 763, 767,  # DATABASE_ACCESS_DENIED; quota wants a key, user expired, session refused, second factor
+    774,  # TABLE_IS_PERMANENTLY_READ_ONLY
 })  # fmt: skip
 #: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
 RETRYABLE = frozenset({
     44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try has the values converted
     3, 23, 74, 75,  # UNEXPECTED_END_OF_FILE, cannot read from or write to a file descriptor or a buffer
+    95, 96, 173, 198, 203, 204,  # socket, memory, DNS_ERROR, NO_FREE_CONNECTION, CANNOT_FSYNC
     159, 160, 201, 202,  # TIMEOUT_EXCEEDED, TOO_SLOW, QUOTA_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES
     209, 210, 225, 236,  # SOCKET_TIMEOUT, NETWORK_ERROR, NO_ZOOKEEPER, ABORTED
     241, 242, 243, 252,  # MEMORY_LIMIT_EXCEEDED, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, TOO_MANY_PARTS
     279, 285, 286, 319,  # ALL_CONNECTION_TRIES_FAILED, too few live replicas, quorum, UNKNOWN_STATUS_OF_INSERT
-    394, 425, 999,  # QUERY_WAS_CANCELLED, SYSTEM_ERROR, KEEPER_EXCEPTION
+    218, 254, 265, 364, 373, 384,  # TABLE_IS_DROPPED, no replica, TOO_MANY_REQUESTS, a session or a part is locked
+    394, 425, 439, 519, 574,  # QUERY_WAS_CANCELLED, SYSTEM_ERROR, CANNOT_SCHEDULE_TASK; no shard, too much for shards
+    677, 692, 700, 733, 735, 738,  # THREAD_WAS_CANCELED, TOO_MANY_MUTATIONS, sessions, restart, cancelled, locked
+    745, 749, 762, 776, 777, 778, 999,  # SERVER_OVERLOADED, connections, resources, memory, KEEPER_EXCEPTION
 })  # fmt: skip
-UNKNOWN_DATABASE = 81
+UNKNOWN_DATABASE, READONLY, SETTING_CONSTRAINT_VIOLATION, ACCESS_DENIED = 81, 164, 452, 497
 _TOO_MANY_PARTS = 252
-#: What messages hold besides their meaning: addresses, versions, ids of tables and values of events. /health shows
-#: the rest to anyone, and the log keeps it.
+#: What messages hold besides their meaning: addresses, users, versions, ids of tables and values of events. /health
+#: shows the rest to anyone, and the log keeps it.
 _NOT_FOR_PEOPLE = re.compile(
     r"^Received ClickHouse exception, code: \d+, server response: "
     r"|\s*\((?:for url|version) [^()]*(?:\([^()]*\))?[^()]*\)|\s*\(?for url \S+\)?"
+    r"|(?<=DB::Exception: ).{1,200}?: (?=Authentication failed|Cannot execute query in readonly|Not enough privileges)"
     r"|\s*\([0-9a-f]{8}-[0-9a-f-]{27}\)|\.? Column values:.*(?= \([A-Z_]+\)$)|\.? Column values:.*$"
 )
 _MESSAGE_MAX = 300
+#: How ClickHouse names the right that is missing: with all columns, or "for at least one column".
+_MISSING_GRANT = re.compile(
+    r"necessary to have the grant (?P<right>[A-Z ]+?)(?:\(.*?\))?(?: for at least one column)?"
+    r" on (?P<what>[^\s.]\S*?)\.?\s",
+    re.IGNORECASE,
+)
 
 
 def code_of(error: BaseException) -> int:
@@ -71,6 +89,10 @@ def verdict_on(error: Exception) -> StoreError:
         return Misconfigured(message, code)
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
         return Rejected(message, code)
+    if code == ACCESS_DENIED and (missing := _MISSING_GRANT.search(f"{error} ")):
+        message = f"the database user lacks a right: GRANT {missing['right']} ON {missing['what']} TO <user> (code 497)"
+    if code == SETTING_CONSTRAINT_VIOLATION:
+        message += "; the service sends this setting: let the profile of the database user allow it"
     if code in MISCONFIGURED:
         return Misconfigured(message, code)
     if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
@@ -82,6 +104,12 @@ def verdict_on(error: Exception) -> StoreError:
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
         _log.error("an error of no known class, taken to pass by itself: %s", message)
     return Retryable(message, code)
+
+
+def verdict_on_query(error: Exception) -> StoreError:
+    """What a failed query means. It is none of rows: only an INSERT can find that they don't fit."""
+    verdict = verdict_on(error)
+    return Retryable(f"a query failed: {verdict}", verdict.code) if isinstance(verdict, Rejected) else verdict
 
 
 def _network_reason(error: BaseException | None) -> str | None:

@@ -1,0 +1,107 @@
+"""What must be so in ClickHouse: found by trying it, at a start and now and then, before an event has to wait for it.
+
+What stops inserts or look-ups (a right, a setting that is held fast) is raised, as the statement itself would. What
+bends them without a word is a warning: for the log, and for those who may read ``/stats``. A check that can't be made,
+for instance since the user may not look, is none.
+"""
+
+import logging
+import re
+from collections.abc import Awaitable
+from importlib.resources import files
+from typing import Any, Protocol
+
+from schemas.rows import CURRENT
+from service.errors import StoreError
+from service.store.verdicts import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION
+
+_log = logging.getLogger(__name__)
+#: To explain a query one must be allowed to run it, and the plan tells of row policies.
+_READS = {
+    "events": "EXPLAIN actions = 1 SELECT event_id, event_name, category, timestamp, session_id, sequence FROM events",
+    "client_ids": "EXPLAIN actions = 1 SELECT id, received_at FROM client_ids",
+}
+_TYPES = (type_.replace("'", r"\'") for type_ in CURRENT.types)
+_TRIAL = "INSERT INTO events (names) SELECT defaults WHERE 0".replace("names", ", ".join(CURRENT.names)).replace(
+    "defaults", ", ".join(f"defaultValueOfTypeName('{type_}')" for type_ in _TYPES)
+)
+_TABLES_SQL = files("schemas").joinpath("sql", "tables.sql").read_text("utf-8")
+_ROW_POLICIES_SQL = files("schemas").joinpath("sql", "row_policies.sql").read_text("utf-8")
+#: What no later try will mend by itself.
+_FINAL = (ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION)
+_NEEDED = (
+    ("non_replicated_deduplication_window", 1000, "without, a batch that is tried again may be stored twice"),
+    ("fsync_after_insert", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
+    ("fsync_part_directory", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
+)
+
+
+class Asked(Protocol):
+    """What the checks need of the store. Both raise StoreError."""
+
+    async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]: ...
+
+    async def try_insert(self, sql: str) -> None: ...
+
+
+async def check(store: Asked) -> tuple[str, ...]:
+    """Warnings. Raises Misconfigured if the user may not do what the service does, Retryable if nobody answers."""
+    plans = {table: await _tried(store.query(sql)) for table, sql in _READS.items()}
+    await _tried(store.try_insert(_TRIAL))
+    # Of a table without parts the plan does not tell, and system.row_policies only to who may read it.
+    hidden = {table for (table,) in await _asked(store, _ROW_POLICIES_SQL)}
+    hidden |= {table for table, plan in plans.items() if re.search("row.level filter", str(plan), re.IGNORECASE)}
+    tables = {name: about for name, *about in await _asked(store, _TABLES_SQL)}
+    return (*_hidden_rows(hidden), *_lost_settings(tables), *_lost_view(tables))
+
+
+async def _tried(statement: Awaitable[Any]) -> Any:
+    try:
+        return await statement
+    except StoreError as error:
+        if error.code in _FINAL or not error.code:
+            raise
+        _log.warning("it can't be tried whether ClickHouse takes and finds events: %s", error)
+
+
+async def _asked(store: Asked, sql: str) -> list[tuple[Any, ...]]:
+    """The answer, or none if ClickHouse refuses the question."""
+    try:
+        return await store.query(sql)
+    except StoreError as error:
+        if not error.code:
+            raise
+        _log.debug("not to be found out: %s", error)
+        return []
+
+
+def _hidden_rows(tables: set[str]) -> list[str]:
+    """A row policy can't be overruled."""
+    return [
+        f"a row policy hides rows of the table {table} from the service:"
+        " statistics are too low, and an event sent again may be stored twice"
+        for table in sorted(tables)
+    ]
+
+
+def _lost_settings(tables: dict[str, Any]) -> list[str]:
+    """By a hand, or by a table that was made anew."""
+    lost = []
+    for table, (engine, *_) in sorted(tables.items(), reverse=True):
+        if not engine.startswith(("MergeTree", "ReplacingMergeTree")):
+            continue  # the others have a memory of tokens by default, and copies instead of syncs
+        for name, least, risk in _NEEDED:
+            found = re.search(rf"\b{name} = (\d+)", engine)
+            if found is None or int(found[1]) < least:
+                lost.append(f"the table {table} should have the setting {name} = {least} at least: {risk}")
+    return lost
+
+
+def _lost_view(tables: dict[str, Any]) -> list[str]:
+    """Without the right to see the view, its table tells that it is there, but not where it points."""
+    risk = "an event sent again may be stored twice; run analytics migrate"
+    engine, has_view, _ = tables.get("events", ("", 1, 1))
+    _, _, fills_ids = tables.get("client_ids_view", ("", 1, 1))
+    if "MergeTree" in engine and not has_view:
+        return [f"the table events has no view client_ids_view: {risk}"]
+    return [] if fills_ids else [f"the view client_ids_view does not fill the table client_ids: {risk}"]
