@@ -111,7 +111,7 @@ async def test_a_right_that_is_missing_is_named_with_the_statement_that_mends_it
     store = store_of(migrated, user)
     with pytest.raises(Misconfigured) as missing:
         await store.prepare()
-    assert str(missing.value) == f"the database user lacks a right: GRANT {right} ON {table} TO <user> (code 497)"
+    assert str(missing.value) == f"a right is missing: GRANT {right} ON {table} TO <user> (code 497)"
     await store.close()
     dsn = migrated.dsn("analytics", user)
     line = refused(run(tmp_path, "serve", ANALYTICS_PORT=0, ANALYTICS_MIGRATE="off", ANALYTICS_CLICKHOUSE_DSN=dsn))
@@ -149,10 +149,28 @@ def test_a_right_that_is_taken_away_shows_in_health_without_the_users_name_until
     make_service(own_server.dsn("analytics", "migrator")).start().stop()
     service = make_service(own_server.dsn("analytics", "somebody"), ANALYTICS_MIGRATE="off").start(prefix=EAGER)
     restart(without(*right))
-    reason = "the database user lacks a right: GRANT {} ON {} TO <user> (code 497)".format(*right)
+    reason = "a right is missing: GRANT {} ON {} TO <user> (code 497)".format(*right)
     wait_until(lambda: wait_for_health(service, "degraded")["clickhouse"]["reason"] == reason)
     assert "somebody" not in str(service.get("/api/v1/analytics/health").json)
     assert service.post({"event_name": "e", "event_id": ID}).status == 200
     restart(SERVING)
     wait_for_health(service, "ok")
     wait_until(lambda: query(own_server.dsn("analytics"), "SELECT count() FROM events") == [[1]])
+
+
+async def test_a_right_that_the_maker_of_the_view_lost_is_named(own_server: ClickHouseServer) -> None:
+    """Where a view has the rights of its maker, these count for what it writes."""
+    own_server.stop()
+    own_server.users = users(maker=MIGRATING, server=SERVING)
+    own_server.start()
+    store = store_of(own_server, "maker", migrating=True)
+    await store.prepare()
+    await store.close()
+    own_server.query("ALTER TABLE analytics.client_ids_view MODIFY SQL SECURITY DEFINER DEFINER = maker")
+    own_server.stop()
+    own_server.users = users(maker=["GRANT SELECT ON analytics.events"], server=SERVING)
+    own_server.start()
+    store = store_of(own_server, "server")
+    with pytest.raises(Misconfigured, match=r"GRANT INSERT ON analytics\.client_ids TO <user>"):
+        await store.prepare()
+    await store.close()

@@ -68,8 +68,14 @@ class Store:
         return applied
 
     async def _check(self) -> None:
-        self._checked_at = -math.inf
-        warnings = await check(self)
+        self._checked_at = -math.inf  # what is wrong is looked for again with the next ping
+        try:
+            warnings = await check(self)
+        except StoreError as error:
+            if error.code:
+                raise
+            _log.debug("not checked, since nobody answers: %s", error)
+            return
         for warning in set(warnings).difference(self.warnings):
             _log.warning("%s", warning)
         self.warnings, self._checked_at = warnings, time.monotonic()

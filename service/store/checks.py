@@ -46,22 +46,23 @@ class Asked(Protocol):
 
 async def check(store: Asked) -> tuple[str, ...]:
     """Warnings. Raises Misconfigured if the user may not do what the service does, Retryable if nobody answers."""
-    plans = {table: await _tried(store.query(sql)) for table, sql in _READS.items()}
-    await _tried(store.try_insert(_TRIAL))
+    untried: list[str] = []
+    plans = {table: await _tried(store.query(sql), untried) for table, sql in _READS.items()}
+    await _tried(store.try_insert(_TRIAL), untried)
     # Of a table without parts the plan does not tell, and system.row_policies only to who may read it.
     hidden = {table for (table,) in await _asked(store, _ROW_POLICIES_SQL)}
     hidden |= {table for table, plan in plans.items() if re.search("row.level filter", str(plan), re.IGNORECASE)}
     tables = {name: about for name, *about in await _asked(store, _TABLES_SQL)}
-    return (*_hidden_rows(hidden), *_lost_settings(tables), *_lost_view(tables))
+    return (*untried, *_hidden_rows(hidden), *_lost_settings(tables), *_lost_view(tables))
 
 
-async def _tried(statement: Awaitable[Any]) -> Any:
+async def _tried(statement: Awaitable[Any], untried: list[str]) -> Any:
     try:
         return await statement
     except StoreError as error:
         if error.code in _FINAL or not error.code:
             raise
-        _log.warning("it can't be tried whether ClickHouse takes and finds events: %s", error)
+        untried.append(f"it can't be tried whether ClickHouse takes and finds events: {error}")
 
 
 async def _asked(store: Asked, sql: str) -> list[tuple[Any, ...]]:

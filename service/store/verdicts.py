@@ -90,7 +90,7 @@ def verdict_on(error: Exception) -> StoreError:
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
         return Rejected(message, code)
     if code == ACCESS_DENIED and (missing := _MISSING_GRANT.search(f"{error} ")):
-        message = f"the database user lacks a right: GRANT {missing['right']} ON {missing['what']} TO <user> (code 497)"
+        message = f"a right is missing: GRANT {missing['right']} ON {missing['what']} TO <user> (code 497)"
     if code == SETTING_CONSTRAINT_VIOLATION:
         message += "; the service sends this setting: let the profile of the database user allow it"
     if code in MISCONFIGURED:
