@@ -144,15 +144,14 @@ async def test_a_damaged_part_of_the_ids_is_no_rejection(own_server: ClickHouseS
     """What ClickHouse says of a part that it can't read is what it says of rows that it can't parse."""
     store = Store(parse_dsn(own_server.dsn("analytics"), Path("unused")), migrating=True)
     await store.prepare()
-    ids = [uuid.uuid4() for _ in range(2000)]
-    await insert(store, rows_of(*({"event_name": "e", "event_id": str(one)} for one in ids[:100])), "t")
+    await insert(store, rows_of(*({"event_name": "e", "event_id": str(uuid.uuid4())} for _ in range(100))), "t")
     [[part]] = own_server.query("SELECT path FROM system.parts WHERE table = 'client_ids' AND active")
     for file in Path(str(part)).glob("*.bin"):
         file.write_bytes(file.read_bytes()[:40])
     own_server.query("SYSTEM DROP MARK CACHE")
     own_server.query("SYSTEM DROP UNCOMPRESSED CACHE")
     with pytest.raises(Retryable) as failed:
-        await store.known_ids([one.int for one in ids], 0)
+        await store.query("SELECT id FROM client_ids WHERE received_at > 0 ORDER BY id")
     assert failed.value.code
     assert not isinstance(failed.value, Rejected)
     await store.close()

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ from schemas.parse import parse_batch
 from schemas.payload import Rows
 from schemas.rows import CURRENT, make_rows
 from service.dsn import parse_dsn
-from service.errors import Misconfigured
+from service.errors import Misconfigured, StoreError
 from service.store import Store
 from service.store.settings import LIMITS
 from tests.support.clickhouse import ClickHouseServer
@@ -170,7 +171,8 @@ async def test_a_profile_bends_neither_an_answer_nor_an_insert(
     assert await _answers(store) == before
     for _ in range(2):
         await store.insert(_batch(name, 300), name)
-    assert await store.known_ids(_ids(name, 300), NOW // 1000 - 60_000) == set(_ids(name, 300))
+    found = await store.query("SELECT id FROM client_ids WHERE id IN {ids:Array(UInt128)}", {"ids": _ids(name, 300)})
+    assert {one for (one,) in found} == set(_ids(name, 300))
     after = await _answers(plain)
     assert len(after["ids"]) == len(before["ids"]) + 300
     assert sum(total for _, total, *_ in after["stats"]) == sum(total for _, total, *_ in before["stats"]) + 300
@@ -205,3 +207,55 @@ async def test_a_setting_that_is_held_fast_and_does_no_harm_is_left_alone(
     assert await _answers(store) == await _answers(plain)
     await store.insert(_batch(name, 300), name)
     await store.close()
+
+
+async def test_no_switch_of_the_engine_bends_an_answer_or_an_insert_without_a_word(
+    server: ClickHouseServer, plain: Store
+) -> None:
+    """All settings that are on or off, many at a time. One that ends in an error may do so: that is told."""
+    target = parse_dsn(server.dsn("switches"), Path("unused"))
+    inserting = Store(target, migrating=True)
+    await inserting.prepare()
+    for table in ("events", "client_ids"):  # there is no need to wait for the disk
+        await inserting.command(f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = 0, fsync_part_directory = 0")
+    clients = [store._engine._client for store in (plain, inserting)]  # type: ignore[attr-defined]
+    clients[0].set_client_setting("max_block_size", 50)
+    found = await plain.query(
+        "SELECT name, default FROM system.settings WHERE type = 'Bool' AND tier = 'Production' ORDER BY name"
+    )
+    switches = {str(name): int(default in ("0", "false")) for name, default in found}
+    assert len(switches) > 500
+    before, inserted, bent, refused = await _answers(plain), 0, [], []
+
+    async def bends(names: list[str]) -> bool | None:
+        """Whether these bend something; None if ClickHouse or the driver refuses."""
+        nonlocal inserted
+        try:
+            for name, client in product(names, clients):
+                client.set_client_setting(name, switches[name])
+            if await _answers(plain) != before:
+                return True
+            for _ in range(2):
+                await inserting.insert(_batch(names[0] + names[-1], 20), names[0] + names[-1])
+        except StoreError:
+            return None
+        finally:
+            for name, client in product(names, clients):
+                client.set_client_setting(name, 1 - switches[name])
+            was, [(inserted,)] = inserted, await inserting.query("SELECT count() FROM client_ids")
+        return inserted != was + 20
+
+    async def look(names: list[str]) -> None:
+        verdict = await bends(names)
+        if verdict is not False and len(names) > 1:
+            await look(names[: len(names) // 2])
+            await look(names[len(names) // 2 :])
+        elif verdict is not False:
+            (bent if verdict else refused).extend(names)
+
+    names = list(switches)
+    for start in range(0, len(names), 32):
+        await look(names[start : start + 32])
+    assert not bent
+    assert len(refused) < 20, refused
+    await inserting.close()
