@@ -74,6 +74,7 @@ HELD: dict[str, dict[str, Any]] = {
 HARMLESS: dict[str, dict[str, Any]] = {
     "a limit on time": {"max_execution_time": 30},
     "limits that are high": {"max_rows_to_read": 10**9, "max_result_rows": 10**6},
+    "limits with a floor": {"max_rows_to_read": 10**9, "max_result_rows": 10**6},
     "what the service sends itself": {"limit": 0, "use_query_cache": 0, "async_insert": 0},
 }
 _USER = "<{0}><password/><networks><ip>::/0</ip></networks><profile>{0}</profile></{0}>"
@@ -97,7 +98,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServe
     server = ClickHouseServer(tmp_path_factory.mktemp("profiles") / "server", with_users=True)
     profiles = [_profile(BENT_USERS[name], settings) for name, settings in BENT.items()]
     for name, settings in (HELD | HARMLESS).items():
-        held = "".join(f"<{one}><const/></{one}>" for one in settings)
+        how = "<min>1000</min>" if "floor" in name else "<const/>"
+        held = "".join(f"<{one}>{how}</{one}>" for one in settings)
         profiles.append(_profile(HELD_USERS[name], settings, f"<constraints>{held}</constraints>"))
     users = [_USER.format(one) for one in ("default", *BENT_USERS.values(), *HELD_USERS.values())]
     server.users = (

@@ -94,9 +94,10 @@ class Server:
         from clickhouse_connect.driver.models import SettingDef
 
         client = self._client
-        found = await client.query("SELECT name, readonly FROM system.settings", settings={"limit": 0, "offset": 0})
-        client.server_settings = {name: SettingDef(name, "", 0) for name, _ in found.result_rows}
-        held = {name for name, readonly in found.result_rows if readonly}
+        asked = "SELECT name, readonly OR ifNull(min, '') NOT IN ('', '0') FROM system.settings"
+        found = (await client.query(asked, settings={"limit": 0, "offset": 0})).result_rows
+        client.server_settings = {name: SettingDef(name, "", 0) for name, _ in found}
+        held = {name for name, fast in found if fast}
         known = _known(client, QUERY_SETTINGS)
         self._settings = known | {name: 0 for name in _known(client, LIMITS) if name not in held}
 
