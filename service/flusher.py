@@ -201,7 +201,10 @@ class Flusher:
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
             return Rows(CURRENT, [])
-        return read_rows(contents.header, contents.parts, CURRENT)
+        rows = read_rows(contents.header, contents.parts, CURRENT)
+        if lost := segment.rows - len(rows):
+            _log.error("%s lacks %d of its %d events: they are lost", segment.path, lost, segment.rows)
+        return rows
 
     async def _insert(self, token: str, rows: Rows, splits: set[tuple[int, int]], *, tried: bool) -> tuple[int, int]:
         """Insert all rows that ClickHouse takes, quarantine the others; how many those are, and how many repeats."""
