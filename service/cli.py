@@ -13,7 +13,7 @@ from service import __version__, cli_quarantine, greeting, leftovers, logs, sock
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.datadir import DataDir
 from service.dsn import Target, parse_dsn
-from service.errors import StartError, StoreError
+from service.errors import StartError, StoreError, start_refused
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `... list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"analytics: {start_refused(error)}", file=sys.stderr)
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

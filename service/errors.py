@@ -40,6 +40,12 @@ class StartError(AnalyticsError):
     """The process can't start. The message is one line that says what is wrong and what would do."""
 
 
+def start_refused(error: OSError) -> StartError:
+    """What ends a start on which the system refused something that always works on a sound disk."""
+    where = f" at {error.filename}" if error.filename else ""
+    return StartError(f"the system refuses{where} ({error.strerror or error}): mend the disk")
+
+
 class RequestError(AnalyticsError):
     """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
 

@@ -69,7 +69,7 @@ def is_torn(data: bytes, start: int) -> bool:
     if magic != FRAME_MAGIC or length <= rest - FRAME_HEADER.size:
         return False
     payload = data[start + FRAME_HEADER.size :]
-    return zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows))) != crc
+    return bool(zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows))) != crc)
 
 
 def rows_lost(data: bytes, start: int, end: int) -> int:

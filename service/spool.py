@@ -215,7 +215,7 @@ class Spool:
         """Whether all rows of a segment can be read back from its file."""
         try:
             found = [(rows, payload is None) for _, _, rows, payload in frames(segment.path.read_bytes())]
-        except OSError:
+        except (OSError, MemoryError):
             return False
         total = 0
         for rows, damaged in found:

@@ -29,7 +29,7 @@ from service import logs, sockets
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dsn import Target
-from service.errors import StartError
+from service.errors import StartError, start_refused
 from service.tokens import Token
 from service.turns import WAITING
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
@@ -171,8 +171,8 @@ class Supervisor:
                         self.settings, self.data, self.known, self.target, child.listening, tell, worker, self._life
                     )
                 )
-            except StartError as error:
-                tell(f"failed {error}")
+            except (StartError, OSError) as error:
+                tell(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
                 code = 1
         except BaseException:
             _log.exception("worker %d failed", child.number)
