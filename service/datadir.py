@@ -42,6 +42,7 @@ class DataDir:
         self.turn = self.workers / "turn"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
+        self.first_tokens = self.folder / "first-tokens.txt"
         self._temporary = self.folder / "tmp"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service import __version__
+from service import __version__, logs
 from service.config import Settings
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
@@ -26,4 +26,4 @@ def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str,
         if made
         else f'  curl {events} -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
     ]
-    print("\n".join(lines), flush=True)
+    logs.say("\n".join(lines))

@@ -177,7 +177,7 @@ class Supervisor:
         except BaseException:
             _log.exception("worker %d failed", child.number)
         finally:
-            logging.shutdown()
+            logs.flush()
             os._exit(code)
 
     # -- watching -----------------------------------------------------------------------------
