@@ -168,11 +168,16 @@ class StoreUnavailable(Unavailable):
 
 
 class StoreError(AnalyticsError):
-    """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none."""
+    """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none.
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    The message is for the log. ``public`` is for everybody: it names no user, host, path, table or value; words of our
+    own are public.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, public: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.public = message if public is None else public
 
 
 class Retryable(StoreError):

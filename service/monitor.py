@@ -75,7 +75,7 @@ class Monitor:
         except Misconfigured:
             raise
         except StoreError as error:
-            self._clickhouse.fails(str(error))
+            self._clickhouse.fails(error.public, str(error))
 
     def start(self) -> None:
         """Begin to watch. The flusher starts as soon as the store is ready."""
@@ -140,7 +140,7 @@ class Monitor:
             try:
                 await self._store.prepare()
             except StoreError as error:
-                self._clickhouse.fails(str(error))
+                self._clickhouse.fails(error.public, str(error))
                 await asyncio.sleep(INTERVAL)
         if not self._flushing:
             self._flushing = True
@@ -153,7 +153,7 @@ class Monitor:
             try:
                 await self._store.ping()
             except StoreError as error:
-                self._clickhouse.fails(str(error))
+                self._clickhouse.fails(error.public, str(error))
             else:
                 if not self._flusher.inserts.retrying:
                     self._clickhouse.works()

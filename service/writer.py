@@ -163,7 +163,7 @@ class BatchWriter:
             probe = partial(self._spool.probe, sync=not self._status.ok)
             await asyncio.get_running_loop().run_in_executor(self._thread, probe)
         except Exception as error:  # of the disk, or no thread could be had
-            self._status.fails(_reason(error))
+            self._status.fails(*_reason(error))
         else:
             self._status.works()
 
@@ -188,7 +188,7 @@ class BatchWriter:
                     await self._turn()
         except Exception as error:  # a bug: what is on disk is inserted by the next start
             _log.exception("the writer has ended, and no more events are taken: restart the service")
-            self._status.fails(_reason(error))
+            self._status.fails(*_reason(error))
         finally:  # whatever ended it, nobody waits for ever
             self._stopping = True
             waiting, self._waiting = self._waiting, []
@@ -244,7 +244,7 @@ class BatchWriter:
     def _settle(self, group: list[_Waiter], outcome: _Outcome, started: float) -> None:
         sealed, error, readable = outcome
         if error:
-            self._status.fails(_reason(error))
+            self._status.fails(*_reason(error))
         else:
             self._status.works()
             self._synced_at = time.monotonic()
@@ -294,8 +294,10 @@ def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_exception(error) if error else future.set_result(None)
 
 
-def _reason(error: Exception) -> str:
-    return f"the spool can't be written: {getattr(error, 'strerror', None) or error}"
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why the spool can't be written, for everybody; and for the log."""
+    told = error.strerror if isinstance(error, OSError) else "an unexpected error, which is in the log"
+    return f"the spool can't be written: {told or 'an error of the disk'}", f"the spool can't be written: {error!r}"
 
 
 _log = logging.getLogger(__name__)

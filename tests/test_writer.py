@@ -282,7 +282,7 @@ async def test_a_bug_of_the_spool_leaves_nobody_waiting_and_health_tells(
                 *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
             )
         assert any(isinstance(one, SpoolFailed) for one in outcomes)
-        assert rig.writer.refusal() == "the spool can't be written: a bug"
+        assert rig.writer.refusal() == "the spool can't be written: an unexpected error, which is in the log"
 
 
 async def test_a_bug_of_the_writer_ends_it_and_refuses_all_who_wait_and_come(

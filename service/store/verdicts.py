@@ -28,11 +28,14 @@ REJECTED = frozenset({
     691,  # UNKNOWN_ELEMENT_OF_ENUM
 })  # fmt: skip
 #: A person must mend something; until then every batch waits.
-MISCONFIGURED = frozenset({
-    16, 47, 60, 81,  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE, UNKNOWN_DATABASE
-    115, 164,  # UNKNOWN_SETTING, READONLY
-    192, 193, 194, 195, 497, 516,  # unknown user, wrong or required password, address not allowed, denied, failed
-})  # fmt: skip
+MISCONFIGURED = {
+    16: "a column is missing", 47: "a column is missing",  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER
+    60: "a table is missing", 81: "the database is missing",  # UNKNOWN_TABLE, UNKNOWN_DATABASE
+    115: "a setting is not known", 164: "the user may only read",  # UNKNOWN_SETTING, READONLY
+    192: "the user is refused", 193: "the password is refused",  # UNKNOWN_USER, WRONG_PASSWORD
+    194: "a password is required", 195: "our address is refused",  # REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED
+    497: "the user lacks rights", 516: "the user or the password is refused",  # ACCESS_DENIED, AUTHENTICATION_FAILED
+}  # fmt: skip
 #: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
 RETRYABLE = frozenset({
     44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try has the values converted
@@ -45,8 +48,8 @@ RETRYABLE = frozenset({
 })  # fmt: skip
 UNKNOWN_DATABASE = 81
 _TOO_MANY_PARTS = 252
-#: What messages hold besides their meaning: addresses, versions, ids of tables and values of events. /health shows
-#: the rest to anyone, and the log keeps it.
+#: What messages hold besides their meaning: addresses, versions, ids of tables and values of events. The log and the
+#: quarantine keep the rest.
 _NOT_FOR_PEOPLE = re.compile(
     r"^Received ClickHouse exception, code: \d+, server response: "
     r"|\s*\((?:for url|version) [^()]*(?:\([^()]*\))?[^()]*\)|\s*\(?for url \S+\)?"
@@ -68,27 +71,31 @@ def verdict_on(error: Exception) -> StoreError:
     if "while pushing to view" in str(error):
         # The rows are stored and only the view failed: sent again with this token, they are not stored again, and
         # the view gets them. Any other token would double them.
-        return Misconfigured(message, code)
+        return Misconfigured(message, code, public=f"a view behind the table fails{_in_log(code)}")
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
-        return Rejected(message, code)
+        return Rejected(message, code, public=f"ClickHouse does not take the rows{_in_log(code)}")
     if code in MISCONFIGURED:
-        return Misconfigured(message, code)
+        return Misconfigured(message, code, public=f"ClickHouse says no: {MISCONFIGURED[code]}{_in_log(code)}")
     if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
-        return Rejected(f"the driver can't encode the rows: {message}")
+        return Rejected(f"the driver can't encode the rows: {message}", public="the driver can't encode the rows")
     if not code and (network := _network_reason(error)):
         return Retryable(f"ClickHouse can't be reached: {network}")
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
         _log.error("an error of no known class, taken to pass by itself: %s", message)
-    return Retryable(message, code)
+    return Retryable(message, code, public=f"ClickHouse can't do it now{_in_log(code)}")
+
+
+def _in_log(code: int) -> str:
+    return f" (code {code}; the log says more)" if code else " (the log says more)"
 
 
 def _network_reason(error: BaseException | None) -> str | None:
     """What the operating system said, behind the layers of the driver; without the address."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            return f"TLS failed ({error.reason or error})"
+            return f"TLS failed ({error.reason or 'for no reason that is known'})"
         if isinstance(error, OSError) and error.errno:
             return os.strerror(error.errno) if error.errno > 0 else "its name can't be resolved"
         error = error.__cause__ or error.__context__
