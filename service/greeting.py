@@ -16,8 +16,8 @@ def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str,
     token = made.get("write", "$TOKEN")
     lines = [
         f"Analytics {__version__} takes events at {url}",
-        f"  data       {data}",
-        f"  ClickHouse {store}",
+        f"  data       {logs.escaped(str(data))}",
+        f"  ClickHouse {logs.escaped(store)}",
         *([f"  workers    {settings.workers}"] if settings.workers > 1 else []),
         f"  reference  {url}/docs",
         f"  dashboard  {url}/dashboard",
