@@ -12,25 +12,38 @@ from pathlib import Path
 from service import __version__, cli_quarantine, greeting, leftovers, logs, sockets, tokens, turns, workers
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.datadir import DataDir
+from service.disk import replace_durably
 from service.dsn import Target, parse_dsn
-from service.errors import StartError, StoreError
+from service.errors import StartError, StoreError, start_refused
 
 _log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit code is 0, 1 if it failed (one line on standard error), or 2 for a wrong call."""
+    """Run the command; the exit code.
+
+    0, 1 if it failed (one line on standard error), 2 for a wrong call, 70 for a bug (the log has its traceback).
+    """
+    logs.open_standard_streams()
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except StartError as error:
-        print(f"analytics: {error}", file=sys.stderr)
+        logs.complain(f"analytics: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `... list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        logs.complain(f"analytics: {start_refused(error)}")
+        return 1
+    except Exception:
+        _log.critical("the command failed", exc_info=True)
+        return 70
+    finally:
+        logs.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,7 +127,7 @@ def _serve(options: argparse.Namespace) -> int:
         turns.prepare(data.turn, count)
 
         def greet(port: int) -> None:
-            greeting.greet(settings, port, data.folder, target.shown, made)
+            greeting.greet(settings, port, data.folder, target.shown, made if os.isatty(1) else {})
 
         if count > 1:
             return workers.Supervisor(settings, data, known, target, greet).run()
@@ -152,9 +165,23 @@ def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.To
     if not known:
         made = {scope: tokens.create(path, f"first-{scope}", [scope]) for scope in tokens.SCOPES}
         known = tokens.from_file(path)
-        for scope, token in made.items():  # at once: should this start fail, the next one makes none
-            print(f"{scope} token, shown only now: {token}", flush=True)
+        _show(made, data.first_tokens)  # at once: should this start fail, the next one makes none
     return known, made
+
+
+def _show(made: Mapping[str, str], path: Path) -> None:
+    """On a terminal show the access tokens; what is no terminal may be collected, and then they go into a file."""
+    if os.isatty(1):
+        for scope, token in made.items():
+            logs.say(f"{scope} token, shown only now: {token}")
+        return
+    try:
+        replace_durably(path, "".join(f"{scope} {token}\n" for scope, token in made.items()).encode())
+    except OSError as error:
+        raise StartError(
+            f"{path} can't be written ({error.strerror}): make access tokens by `analytics token new`"
+        ) from None
+    logs.say(f"the first access tokens are in {path}, which nobody else can read: take them, and delete it")
 
 
 # -- migrate and token ------------------------------------------------------------------------

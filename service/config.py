@@ -44,7 +44,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
-    host: str = _setting("127.0.0.1", "Address to listen on", "an address, for instance 127.0.0.1 or 0.0.0.0")
+    host: str = _setting(
+        "127.0.0.1",
+        "Address to listen on; :: is every address, of IPv6 and IPv4",
+        "an address, for instance 127.0.0.1 or 0.0.0.0",
+    )
     port: int = _setting(
         8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535
     )

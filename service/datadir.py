@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from service.errors import StartError
@@ -41,6 +42,7 @@ class DataDir:
         self.turn = self.workers / "turn"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
+        self.first_tokens = self.folder / "first-tokens.txt"
         self._temporary = self.folder / "tmp"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,10 +88,20 @@ class DataDir:
 
         The embedded ClickHouse writes event data there, and a kill -9 leaves it behind.
         """
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(mode=0o700)
+        try:
+            if self._temporary.is_symlink():
+                self._temporary.unlink()
+            elif self._temporary.exists():
+                shutil.rmtree(self._temporary)
+            self._temporary.mkdir(mode=0o700)
+        except OSError as error:
+            raise StartError(
+                f"the folder {self._temporary} can't be emptied ({error.strerror or error}):"
+                " delete it, or mend the disk"
+            ) from None
         os.environ["TMPDIR"] = tempfile.tempdir = str(self._temporary)
 
     def close(self) -> None:
         """Let another process have the folder."""
-        os.close(self._lock)
+        with suppress(OSError):
+            os.close(self._lock)

@@ -38,10 +38,17 @@ def parse_dsn(dsn: str, default_folder: Path) -> Target:
         port = parts.port
     except ValueError:
         raise _bad_dsn("it can't be read") from None
+    if parts.fragment or dsn.endswith("#"):
+        raise _bad_dsn("it has a #, which is written %23")
     if parts.scheme == "chdb":
         if parts.netloc or parts.query:
             raise _bad_dsn("an embedded ClickHouse has a folder and nothing else")
         folder = Path(unquote(parts.path)) if parts.path.strip("/") else default_folder
+        if "?" in str(folder):  # the engine takes what follows for options, and would make another folder
+            raise StartError(
+                f"the embedded ClickHouse can't have a folder with a question mark in its path, as {folder}:"
+                " set ANALYTICS_DATA_DIR or ANALYTICS_CLICKHOUSE_DSN to another one, or use a ClickHouse server"
+            )
         return Target(DEFAULT_DATABASE, folder, {}, f"embedded in {folder}")
     if parts.scheme not in ("http", "https"):
         raise _bad_dsn(f"the scheme {parts.scheme!r} is not known" if parts.scheme else "it has no scheme")

@@ -40,6 +40,12 @@ class StartError(AnalyticsError):
     """The process can't start. The message is one line that says what is wrong and what would do."""
 
 
+def start_refused(error: OSError) -> StartError:
+    """What ends a start on which the system refused something that always works on a sound disk."""
+    where = f" at {error.filename}" if error.filename else ""
+    return StartError(f"the system refuses{where} ({error.strerror or error}): mend the disk")
+
+
 class RequestError(AnalyticsError):
     """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
 
@@ -162,11 +168,16 @@ class StoreUnavailable(Unavailable):
 
 
 class StoreError(AnalyticsError):
-    """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none."""
+    """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none.
 
-    def __init__(self, message: str, code: int = 0) -> None:
+    The message is for the log. ``public`` is for everybody: it names no user, host, path, table or value; words of our
+    own are public.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, public: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.public = message if public is None else public
 
 
 class Retryable(StoreError):

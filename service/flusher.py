@@ -44,6 +44,7 @@ class _Batch(NamedTuple):
     parts: Sequence[EncodedRows] | None  # None: on disk only
     tried: bool  # perhaps by an earlier process
     accepted_at: float  # the first of its events, on the monotonic clock
+    memory_only: bool
 
 
 class Flusher:
@@ -64,6 +65,8 @@ class Flusher:
         self.quarantine = quarantine
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
+        #: Bytes of segments that can't be read back: their rows are in memory only.
+        self.memory_only_bytes = 0
         self._metrics = metrics
         self._spool = spool
         self._status = status
@@ -95,8 +98,8 @@ class Flusher:
     ) -> None:
         """Queue a sealed segment. ``parts`` are its rows and spare reading them; let go of when many are queued.
 
-        ``tried``: an earlier process may have inserted it. ``accepted_at``: its first event, on the monotonic clock;
-        None for one that was found on disk.
+        ``keep``: they can't be read back. ``tried``: an earlier process may have sent it. ``accepted_at``: its first
+        event, on the monotonic clock; None for one that was found on disk.
         """
         if accepted_at is None:
             self._metrics.events_recovered.add(segment.rows)
@@ -104,8 +107,9 @@ class Flusher:
         if parts is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
             parts = None
         self._in_memory += parts is not None
+        self.memory_only_bytes += segment.size if keep else 0
         self.pending_rows += segment.rows
-        self._queue.append(_Batch(segment, parts, tried, accepted_at))
+        self._queue.append(_Batch(segment, parts, tried, accepted_at, keep))
         self._empty.clear()
         self._submitted.set()
 
@@ -155,7 +159,10 @@ class Flusher:
     async def _run(self) -> None:
         while True:
             if not self._queue:
-                self.inserts.settle()
+                try:
+                    self.inserts.settle()
+                except Exception:  # of the disk: it is tried again when the queue is empty the next time
+                    _log.exception("the turn could not be given back")
                 self._empty.set()
                 self._submitted.clear()
                 await self._submitted.wait()
@@ -172,6 +179,7 @@ class Flusher:
             self._confirmed.discard(batch.segment.token)
             self._queue.popleft()
             self._in_memory -= batch.parts is not None
+            self.memory_only_bytes -= batch.segment.size if batch.memory_only else 0
 
     def _pause_after_failure(self) -> float:
         """Short while there are batches that have not been tried: what fails one disk operation may spare others."""
@@ -201,7 +209,10 @@ class Flusher:
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
             return Rows(CURRENT, [])
-        return read_rows(contents.header, contents.parts, CURRENT)
+        rows = read_rows(contents.header, contents.parts, CURRENT)
+        if lost := segment.rows - len(rows):
+            _log.error("%s lacks %d of its %d events: they are lost", segment.path, lost, segment.rows)
+        return rows
 
     async def _insert(self, token: str, rows: Rows, splits: set[tuple[int, int]], *, tried: bool) -> tuple[int, int]:
         """Insert all rows that ClickHouse takes, quarantine the others; how many those are, and how many repeats."""

@@ -15,6 +15,10 @@ FILE_MAGIC = b"EVSPOOL2"
 READABLE_MAGICS = (b"EVSPOOL1", FILE_MAGIC)
 FRAME_MAGIC = b"\xf5EVF"
 FRAME_HEADER = struct.Struct("<4sIII")
+#: Put over the head of a frame that was refused and can perhaps not be cut off: nobody takes it for one that was kept.
+REFUSED = b"\xf5EVX" + bytes(12)
+#: Fewer bytes than a row takes: its id alone has as many.
+_ROW_MIN_BYTES = 16
 _CHECKED = struct.Struct("<II")
 
 
@@ -51,3 +55,35 @@ def _frame_at(data: bytes, start: int) -> tuple[int, int, bytes] | None:
     if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(length, rows))) != crc:
         return None
     return body + length, rows, payload
+
+
+def is_torn(data: bytes, start: int) -> bool:
+    """Whether what is not intact from ``start`` to the end was never acknowledged: a write that ended half way.
+
+    A frame that is there in its full length is none, nor one of which only the length is wrong.
+    """
+    rest = len(data) - start
+    if rest < FRAME_HEADER.size or data.startswith(REFUSED, start):
+        return True
+    magic, length, rows, crc = FRAME_HEADER.unpack_from(data, start)
+    if magic != FRAME_MAGIC or length <= rest - FRAME_HEADER.size:
+        return False
+    payload = data[start + FRAME_HEADER.size :]
+    return bool(zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows))) != crc)
+
+
+def rows_lost(data: bytes, start: int, end: int) -> int:
+    """How many rows a damaged stretch held, as far as the heads of its frames tell; of one that does not tell, one."""
+    lost = 0
+    if start == 0:  # the magic of the file is damaged
+        start = len(FILE_MAGIC)
+    while start < end:
+        length, rows = FRAME_HEADER.unpack_from(data, start)[1:3] if end - start >= FRAME_HEADER.size else (0, 1)
+        stop = start + FRAME_HEADER.size + length
+        if stop != end and not (stop < end and data.startswith(FRAME_MAGIC, stop)):
+            found = data.find(FRAME_MAGIC, start + 1, end)
+            stop = found if found >= 0 else end
+        if start > len(FILE_MAGIC):  # there is the header, which holds no row
+            lost += rows if 0 < rows * _ROW_MIN_BYTES <= stop - start else 1
+        start = stop
+    return lost

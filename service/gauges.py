@@ -4,7 +4,7 @@ import platform
 import time
 from functools import partial
 
-from service import __version__
+from service import __version__, logs
 from service.api.connection import Load
 from service.flusher import Flusher
 from service.metrics import Metrics
@@ -52,6 +52,7 @@ def read_process(metrics: Metrics, usage: Usage, worker: Worker, *, embedded: bo
     metrics.workers.read = lambda: worker.count
     metrics.build.label_values = (__version__, platform.python_version(), "embedded" if embedded else "server")
     metrics.build.read = lambda: 1
+    metrics.log_dropped.read = logs.dropped
     metrics.disk_free.read = lambda: usage.disk_free
     metrics.disk_size.read = lambda: usage.disk_size
     own = (metrics.cpu, metrics.resident_bytes, metrics.virtual_bytes, metrics.open_files, metrics.max_files)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from service import __version__
+from service import __version__, logs
 from service.config import Settings
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
@@ -16,8 +16,8 @@ def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str,
     token = made.get("write", "$TOKEN")
     lines = [
         f"Analytics {__version__} takes events at {url}",
-        f"  data       {data}",
-        f"  ClickHouse {store}",
+        f"  data       {logs.escaped(str(data))}",
+        f"  ClickHouse {logs.escaped(store)}",
         *([f"  workers    {settings.workers}"] if settings.workers > 1 else []),
         f"  reference  {url}/docs",
         f"  dashboard  {url}/dashboard",
@@ -26,4 +26,4 @@ def greet(settings: Settings, port: int, data: Path, store: str, made: dict[str,
         if made
         else f'  curl {events} -H "Authorization: Bearer $TOKEN" -d \'{{"event_name":"hello"}}\'',
     ]
-    print("\n".join(lines), flush=True)
+    logs.say("\n".join(lines))

@@ -69,7 +69,7 @@ class Inserts:
                     await self._store.insert(fresh, token)
             except Retryable as error:
                 self.retrying = True
-                self._status.fails(str(error))
+                self._status.fails(error.public, str(error))
                 answered = isinstance(error, Misconfigured)
                 tried = tried or not answered  # a view behind the table may have failed: it is filled by another try
                 longest = BACKOFF_MAX_MISCONFIGURED if answered else BACKOFF_MAX

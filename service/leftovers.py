@@ -22,6 +22,8 @@ from service.frames import frames
 from service.segment import OPEN, SEALED
 from service.splits import Splits
 
+#: How often a spool is listed while its worker renames what is in it.
+_LISTINGS = 5
 _log = logging.getLogger(__name__)
 
 
@@ -77,11 +79,14 @@ def _segments(folder: Path) -> dict[str, Path]:
 
 def rows_in(spool: Path) -> int:
     """How many rows the segments in a spool hold, for when its worker can't say."""
-    rows = 0
-    for path in _segments(spool).values():
-        try:
-            sealed = SEALED.fullmatch(path.name)
-            rows += int(sealed["rows"]) if sealed else sum(one for _, _, one, _ in frames(path.read_bytes()))
-        except FileNotFoundError:  # sealed or inserted meanwhile
-            continue
+    for _ in range(_LISTINGS):
+        rows = 0
+        for path in _segments(spool).values():
+            try:
+                sealed = SEALED.fullmatch(path.name)
+                rows += int(sealed["rows"]) if sealed else sum(one for _, _, one, _ in frames(path.read_bytes()))
+            except FileNotFoundError:  # sealed meanwhile, under another name, or inserted
+                break
+        else:
+            break
     return rows

@@ -1,23 +1,151 @@
-"""Logging: text on a terminal, else one JSON object a line. Never a body, never a token."""
+"""Logging: text on a terminal, else one JSON object a line. Never a body, never a token.
+
+Nothing ever waits for whoever reads the log. A line goes into a bounded queue, and a thread writes it: where nobody
+reads, or the disk behind is full, lines are dropped and counted.
+"""
 
 import json
 import logging
+import os
 import re
+import select
 import sys
+import threading
 import time
+from collections import deque
 from datetime import UTC, datetime
 from typing import Literal
 
 #: Attributes that a call may pass in ``extra`` and that are logged.
 EXTRA = ("request_id", "method", "path", "status", "duration_ms", "source")
+#: Bytes that may wait to be written, of the log and of what is said to people, each.
+QUEUE_MAX_BYTES = 4 * 2**20
+#: Seconds that an exit waits for what is queued: since something was written, and in all.
+FLUSH_TIMEOUT, FLUSH_MAX = 1.0, 5.0
 _MAX_VALUE = 512
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+#: What a terminal obeys, or shows as a line of its own or in another order; and what can't be written.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+class Sink:
+    """Writes lines to a descriptor on a thread of its own, from the first ``put`` on. It survives a fork, without what
+    was queued: that is the parent's to write.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.dropped = 0
+        self.fails = False
+        self._descriptor = descriptor
+        self._reset()
+        os.register_at_fork(after_in_child=self._reset)
+
+    def _reset(self) -> None:
+        self._queue: deque[bytes] = deque()
+        self._size = 0
+        self._wrote_at = 0.0
+        self._given_up = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: str) -> bool:
+        """Have a line written; False if it is dropped, since too much waits already."""
+        data = f"{line}\n".encode(errors="backslashreplace")
+        with self._changed:
+            if self._queue and self._size + len(data) > QUEUE_MAX_BYTES:
+                self.dropped += 1
+                return False
+            self._queue.append(data)
+            self._size += len(data)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write, name=f"log-{self._descriptor}", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def flush(self) -> None:
+        """Wait until all is written, while writing goes on, and not for long; then never again, until it goes on."""
+        with self._changed:
+            self._wrote_at = began = time.monotonic()
+            while self._queue and not self._given_up:
+                left = min(self._wrote_at + FLUSH_TIMEOUT, began + FLUSH_MAX) - time.monotonic()
+                self._given_up = not self._changed.wait(left)
+
+    def _write(self) -> None:
+        changed = self._changed
+        while True:
+            with changed:
+                while not self._queue:
+                    changed.wait()
+                data = self._queue[0]
+            written = self._write_all(data)
+            with changed:
+                self._queue.popleft()
+                self._size -= len(data)
+                self.fails = not written
+                self.dropped += self.fails
+                self._wrote_at, self._given_up = time.monotonic(), False
+                changed.notify_all()
+
+    def _write_all(self, data: bytes) -> bool:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data) :]
+            except BlockingIOError:  # it was made so by someone who has it too
+                select.select([], [self._descriptor], [])
+            except (OSError, ValueError):  # nobody is there to read, or the disk is full
+                return False
+        return True
+
+
+_ERROR, _OUTPUT = Sink(2), Sink(1)
+
+
+def dropped() -> int:
+    """How many lines of the log could not be written."""
+    return _ERROR.dropped
+
+
+def say(text: str) -> None:
+    """Print to standard output, in lines of their own, without ever waiting for who reads it."""
+    _OUTPUT.put(text)
+
+
+def complain(text: str) -> None:
+    """Print a line to standard error, behind what was logged."""
+    _ERROR.put(escaped(text))
+
+
+def flush() -> None:
+    """At an exit: wait for what was logged and said to be written, if someone reads it."""
+    _ERROR.flush()
+    _OUTPUT.flush()
+
+
+def escaped(text: str) -> str:
+    """The text on one line, and harmless to a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def open_standard_streams() -> None:
+    """Where one of them is closed, open nothing in its place: else the next file has its number, and gets the log."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)  # inherited, as the standard streams are
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def configure(level: str, form: Literal["auto", "text", "json"], worker: int | None = None) -> None:
     """Send the log to standard error in the given form; of one of several workers, with its number."""
-    handler = logging.StreamHandler(sys.stderr)
-    json_lines = form == "json" or (form == "auto" and not sys.stderr.isatty())
+    handler = _Handler()
+    json_lines = form == "json" or (form == "auto" and not os.isatty(2))
     handler.setFormatter(_JsonFormatter(worker) if json_lines else _TextFormatter(worker))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -56,6 +184,29 @@ def _without_exception(record: logging.LogRecord) -> bool:
     return True
 
 
+class _Handler(logging.Handler):
+    """Queues each record as a line; the first that is queued after some were dropped says how many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = _ERROR.dropped
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            missing = _ERROR.dropped - self._told
+            if not _ERROR.put(line) or not missing or _ERROR.fails:
+                return
+            gap = {"name": __name__, "levelname": "WARNING", "msg": f"{missing} lines of the log were dropped before"}
+            if _ERROR.put(self.format(logging.makeLogRecord(gap))):
+                self._told += missing
+        except Exception:  # what can't be formatted: `handleError` would write to standard error, and wait
+            _ERROR.dropped += 1
+
+    def flush(self) -> None:
+        flush()
+
+
 def _extra(record: logging.LogRecord) -> dict[str, object]:
     found = {name: getattr(record, name) for name in EXTRA if hasattr(record, name)}
     return {name: one[:_MAX_VALUE] if isinstance(one, str) else one for name, one in found.items()}
@@ -87,6 +238,7 @@ class _TextFormatter(_Formatter):
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
         worker = "" if self.worker is None else f"worker {self.worker}: "
-        line = f"{clock} {record.levelname.lower():<7} {worker}{record.getMessage()}{extra}"
-        line = _CONTROL.sub("?", line)  # a path may hold escape sequences that a terminal obeys
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        lines = [escaped(f"{clock} {record.levelname.lower():<7} {worker}{record.getMessage()}{extra}")]
+        if record.exc_info:  # each line is marked, so that a message with line breaks can't pass for one of the log
+            lines += [f"  | {escaped(one)}" for one in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(lines)

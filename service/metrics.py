@@ -182,6 +182,9 @@ class Metrics:
         self.open_files = Gauge("process_open_fds", "File descriptors open now")
         self.max_files = Gauge("process_max_fds", "File descriptors that may be open")
         self.started = Gauge("process_start_time_seconds", "When the process started, since 1970")
+        self.log_dropped = ReadCounter(
+            "analytics_log_lines_dropped_total", "Lines of the log that could not be written, or waited in vain"
+        )
         self.build = Gauge("analytics_build_info", "Always 1", ("version", "python", "clickhouse"))
 
     @property

@@ -10,9 +10,12 @@ takes: events are taken and kept meanwhile.
 import asyncio
 import logging
 import time
+import traceback
+from collections.abc import Awaitable, Callable
 
 from service.errors import Misconfigured, StoreError
 from service.flusher import Flusher
+from service.logs import Seldom
 from service.metrics import Metrics
 from service.spool import Spool
 from service.status import Status
@@ -56,6 +59,8 @@ class Monitor:
         self._store = store
         self._clickhouse = clickhouse
         self._tasks: list[asyncio.Task[None]] = []
+        self._flushing = False
+        self._failed = Seldom(_log)
 
     async def prepare(self, seconds: float) -> None:
         """Make the store ready, if that takes no longer; else ``start`` goes on with it.
@@ -70,19 +75,19 @@ class Monitor:
         except Misconfigured:
             raise
         except StoreError as error:
-            self._clickhouse.fails(str(error))
+            self._clickhouse.fails(error.public, str(error))
 
     def start(self) -> None:
         """Begin to watch. The flusher starts as soon as the store is ready."""
-        self._tasks = [
-            asyncio.create_task(self._watch_loop(), name="watch-loop"),
-            asyncio.create_task(self._watch_usage(), name="watch-usage"),
-            asyncio.create_task(self._watch_spool(), name="watch-spool"),
-            asyncio.create_task(self._watch_quarantine(), name="watch-quarantine"),
-            asyncio.create_task(self._watch_clickhouse(), name="watch-clickhouse"),
+        watches = [
+            self._watch_loop,
+            self._watch_usage,
+            self._watch_spool,
+            self._watch_quarantine,
+            self._watch_clickhouse,
+            *([self._share_cap] if self._worker.count > 1 else []),
         ]
-        if self._worker.count > 1:
-            self._tasks.append(asyncio.create_task(self._share_cap(), name="share-cap"))
+        self._tasks = [asyncio.create_task(self._keep(watch), name=watch.__name__) for watch in watches]
 
     async def close(self) -> None:
         """Stop watching."""
@@ -90,6 +95,15 @@ class Monitor:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _keep(self, watch: Callable[[], Awaitable[None]]) -> None:
+        """A watch that fails, of what nobody thought of, is begun anew: else health would stay as it was for ever."""
+        while True:
+            try:
+                await watch()
+            except Exception:
+                self._failed(logging.ERROR, "%s failed and is begun anew: %s", watch.__name__, traceback.format_exc())
+            await asyncio.sleep(INTERVAL)
 
     async def _watch_spool(self) -> None:
         while True:
@@ -126,10 +140,12 @@ class Monitor:
             try:
                 await self._store.prepare()
             except StoreError as error:
-                self._clickhouse.fails(str(error))
+                self._clickhouse.fails(error.public, str(error))
                 await asyncio.sleep(INTERVAL)
-        self._clickhouse.works()
-        self._flusher.start()
+        if not self._flushing:
+            self._flushing = True
+            self._clickhouse.works()
+            self._flusher.start()
         while True:
             await asyncio.sleep(INTERVAL)
             if time.monotonic() - self._flusher.inserts.heard_at < INTERVAL:
@@ -137,7 +153,7 @@ class Monitor:
             try:
                 await self._store.ping()
             except StoreError as error:
-                self._clickhouse.fails(str(error))
+                self._clickhouse.fails(error.public, str(error))
             else:
                 if not self._flusher.inserts.retrying:
                     self._clickhouse.works()

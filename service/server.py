@@ -1,8 +1,10 @@
 """The process that serves: what is started in which order, and stopped on a signal."""
 
 import asyncio
+import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +113,8 @@ class Stop:
             loop.add_signal_handler(number, self._event.set)
         if parent >= 0:
             loop.add_reader(parent, self._on_orphaned, parent)
+        if os.getpid() == 1:  # of a container: orphans are ours, and one that has ended stays until it is waited for
+            loop.add_signal_handler(signal.SIGCHLD, _reap)
 
     async def begins(self) -> None:
         """Wait for it."""
@@ -122,6 +126,12 @@ class Stop:
             _log.error("the parent process is gone")
             self.orphaned, self.seconds = True, min(self.seconds, ORPHANED_TIMEOUT)
             self._event.set()
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:

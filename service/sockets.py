@@ -1,12 +1,16 @@
 """The sockets on which the service listens."""
 
+import errno
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from service.config import Settings, variable
 from service.errors import StartError
 
 BACKLOG = 512
+#: The machine has no address of the family, or not this one.
+_NO_SUCH_ADDRESS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
 def bind(settings: Settings) -> list[socket.socket]:
@@ -44,6 +48,11 @@ def close(sockets: Sequence[socket.socket]) -> None:
 
 def cannot_listen(settings: Settings, error: OSError) -> StartError:
     """Why there is no listening."""
+    if error.errno in _NO_SUCH_ADDRESS and ":" in settings.host:
+        return StartError(
+            f"can't listen on {settings.host} port {settings.port} ({error.strerror or error}):"
+            f" this machine has no such IPv6 address, set {variable('host')} to another, or to 0.0.0.0 for IPv4 alone"
+        )
     return StartError(
         f"can't listen on {settings.host} port {settings.port} ({error.strerror or error}):"
         f" stop what holds it, or set {variable('port')} or {variable('host')}"
@@ -54,17 +63,32 @@ def _bind(settings: Settings, port: int, *, shared: bool) -> list[socket.socket]
     sockets: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, address in dict.fromkeys((family, address) for family, _, _, _, address in found):
-            one = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(one)
-            one.setblocking(False)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if shared:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.bind((address[0], port or (port_of(sockets) if len(sockets) > 1 else 0), *address[2:]))
+        addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+        for family, address in addresses:
+            try:
+                place = address[0], port or (port_of(sockets) if sockets else 0), *address[2:]
+                sockets.append(_bind_one(family, place, shared=shared))
+            except OSError as error:
+                # A name of both families, such as localhost, on a machine that has one of them.
+                if error.errno not in _NO_SUCH_ADDRESS or ((family, address) == addresses[-1] and not sockets):
+                    raise
     except OSError as error:
         close(sockets)
         raise cannot_listen(settings, error) from None
     return sockets
+
+
+def _bind_one(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # "every address" is IPv4's too
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        one.bind(address)
+    except OSError:
+        one.close()
+        raise
+    return one

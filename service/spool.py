@@ -21,22 +21,22 @@ The format of a file is in ``frames``.
 cut to its last good length and sealed, and the next append opens another: a failed fsync is never
 tried again (the kernel may have dropped the pages and would report success).
 
-Only the tail of the open file can be torn, by a crash in mid-write: recovery cuts it. Damage in the
-middle is found by the checksums; the frames after it are found by their magic and kept, and the
-damaged bytes are copied to the quarantine.
+Only the tail of the open file can be torn, by a crash in mid-write: recovery cuts it. Damage is found by the checksums;
+the frames after it are found by their magic and kept, and the damaged bytes are copied to the quarantine.
 """
 
 import errno
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from schemas.payload import EncodedRows
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
-from service.frames import FILE_MAGIC, FRAME_HEADER, READABLE_MAGICS, encode_frame, frames
+from service.frames import FILE_MAGIC, READABLE_MAGICS, REFUSED, encode_frame, frames, is_torn, rows_lost
 from service.segment import OPEN, SEALED, Segment, new_token
 from service.splits import Splits
 
@@ -117,17 +117,21 @@ class Spool:
         self._check_version(path)
         data = path.read_bytes()
         found = list(frames(data))
-        good = max((end for _, end, _, payload in found if payload is not None), default=0)
-        rows = sum(rows for _, _, rows, _ in found)
+        good, rows = len(data), sum(rows for _, _, rows, _ in found)
+        if found and found[-1][3] is None and is_torn(data, found[-1][0]):
+            good = found.pop()[0]
+        # Damage counts as it does in a sealed segment: its rows are in the name, and missing when that is read.
+        rows += sum(rows_lost(data, start, end) for start, end, _, payload in found if payload is None)
         if not rows:
             path.unlink()
             return None
-        fd = os.open(path, os.O_RDWR)
-        try:
-            os.ftruncate(fd, good)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if good != len(data):
+            fd = os.open(path, os.O_RDWR)
+            try:
+                os.ftruncate(fd, good)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
         return self._rename_sealed(token, rows, path, good)
 
     # -- writing ------------------------------------------------------------------------------
@@ -173,26 +177,28 @@ class Spool:
         if self._fd < 0:
             return None
         fd, self._fd = self._fd, -1
-        try:
-            if os.fstat(fd).st_size != self.open_size:  # an append failed half way
-                # First made unreadable, then cut: on a disk that dies perhaps only one of the two is done.
-                os.pwrite(fd, bytes(FRAME_HEADER.size), self.open_size)
-                os.ftruncate(fd, self.open_size)
-                os.fsync(fd)
-        except OSError as error:
-            _log.error("could not cut %s after a failed write: %s", self._path, error)
-        finally:
-            os.close(fd)
+        if _size_of(fd) != self.open_size:  # an append failed half way
+            # First made unreadable, then cut: on a disk that dies perhaps only one of the two is done.
+            for step in (
+                lambda: os.pwrite(fd, REFUSED, self.open_size),
+                lambda: os.ftruncate(fd, self.open_size),
+                lambda: os.fsync(fd),
+            ):
+                self._try("cut", step)
+        self._try("close", lambda: os.close(fd))  # what was acknowledged was synced before
         rows, self.open_rows = self.open_rows, 0
         size, self.open_size = self.open_size, 0
         if rows:
             return self._rename_sealed(self._token, rows, self._path, size)
         self._added -= size
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:  # recovery deletes it
-            _log.error("could not delete %s, in which nothing is: %s", self._path, error)
+        self._try("delete", lambda: self._path.unlink(missing_ok=True))  # nothing is in it: else recovery deletes it
         return None
+
+    def _try(self, what: str, step: Callable[[], object]) -> None:
+        try:
+            step()
+        except OSError as error:
+            _log.error("could not %s %s: %s", what, self._path, error.strerror or error)
 
     def _rename_sealed(self, token: str, rows: int, path: Path, size: int) -> Segment:
         sealed = path.with_name(f"{token}.{rows}.sealed")
@@ -201,9 +207,22 @@ class Spool:
             path.rename(sealed)
         except OSError as error:
             _log.error("could not rename %s: %s", path, error)
-            if not sealed.exists():  # some file systems rename, and say that they failed
+            if not _exists(sealed):  # some file systems rename, and say that they failed
                 sealed = path
         return Segment(token, rows, sealed, size)
+
+    def holds_all(self, segment: Segment) -> bool:
+        """Whether all rows of a segment can be read back from its file."""
+        try:
+            found = [(rows, payload is None) for _, _, rows, payload in frames(segment.path.read_bytes())]
+        except (OSError, MemoryError):
+            return False
+        total = 0
+        for rows, damaged in found:
+            total += rows
+            if damaged or total >= segment.rows:
+                break
+        return total == segment.rows
 
     def probe(self, *, sync: bool) -> None:
         """Raise OSError if the folder takes no writes now. Without ``sync`` the disk itself is left to rest."""
@@ -224,8 +243,11 @@ class Spool:
     def read(self, segment: Segment) -> Contents:
         """All that is intact in the segment's file. What is damaged is copied to the quarantine first."""
         data = segment.path.read_bytes()
-        header, parts = b"", []
+        header, parts, rows = b"", [], 0
         for start, end, count, payload in frames(data):
+            if rows == segment.rows:  # what follows was refused, and could not be cut off
+                break
+            rows += count
             if payload is None:
                 replace_durably(self.quarantine / f"{segment.token}.{start}.damaged", data[start:end])
                 _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
@@ -250,3 +272,17 @@ class Spool:
             replace_durably(path, content, temporary)
             self._dropped -= len(content)  # this thread's count
         return Segment(token, rows, path, len(content))
+
+
+def _size_of(fd: int) -> int:
+    try:
+        return os.fstat(fd).st_size
+    except OSError:
+        return -1
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -13,6 +13,7 @@ class Status:
         self.since = datetime.now(UTC)
         self.reason: str | None = "not tried yet"
         self._known = False
+        self._logged: str | None = None
 
     def works(self) -> None:
         """The part works. The first time after a failure gets a line in the log."""
@@ -20,15 +21,18 @@ class Status:
             if self._known:
                 _log.info("%s is back after %.1f s", self.part, (datetime.now(UTC) - self.since).total_seconds())
             self._change(ok=True)
-        self.reason = None
+        self.reason = self._logged = None
 
-    def fails(self, reason: str) -> None:
-        """The part does not work. A change of state or of reason gets a line in the log."""
+    def fails(self, reason: str, detail: str | None = None) -> None:
+        """The part does not work. A change of state or of what is logged gets a line in the log.
+
+        Everybody may see ``reason``; ``detail`` is for the log, in its place.
+        """
         if self.ok or not self._known:
             self._change(ok=False)
-        if reason != self.reason:
-            _log.warning("%s does not work: %s", self.part, reason)
-        self.reason = reason
+        if (detail or reason) != self._logged:
+            _log.warning("%s does not work: %s", self.part, detail or reason)
+        self.reason, self._logged = reason, detail or reason
 
     def _change(self, *, ok: bool) -> None:
         self.ok, self._known, self.since = ok, True, datetime.now(UTC)

@@ -29,7 +29,7 @@ from service import logs, sockets
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dsn import Target
-from service.errors import StartError
+from service.errors import StartError, start_refused
 from service.tokens import Token
 from service.turns import WAITING
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
@@ -161,8 +161,9 @@ class Supervisor:
             from service import server
 
             def tell(report: str) -> None:
+                line = " ".join(f"{child.number} {report}".splitlines()).encode(errors="backslashreplace")
                 with contextlib.suppress(OSError):  # the parent is gone
-                    os.write(self._reports_to, f"{child.number} {report}".encode()[:_REPORT_MAX_BYTES] + b"\n")
+                    os.write(self._reports_to, line[:_REPORT_MAX_BYTES] + b"\n")
 
             try:
                 code = asyncio.run(
@@ -170,13 +171,13 @@ class Supervisor:
                         self.settings, self.data, self.known, self.target, child.listening, tell, worker, self._life
                     )
                 )
-            except StartError as error:
-                tell(f"failed {error}")
+            except (StartError, OSError) as error:
+                tell(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
                 code = 1
         except BaseException:
             _log.exception("worker %d failed", child.number)
         finally:
-            logging.shutdown()
+            logs.flush()
             os._exit(code)
 
     # -- watching -----------------------------------------------------------------------------
@@ -195,7 +196,7 @@ class Supervisor:
 
     def _read_reports(self) -> None:
         try:
-            lines = os.read(self._reports, 1 << 16).decode(errors="replace").splitlines()
+            lines = os.read(self._reports, 1 << 16).decode(errors="replace").split("\n")[:-1]
         except BlockingIOError:
             return
         for line in lines:
@@ -223,11 +224,12 @@ class Supervisor:
                 return
             if not pid:
                 return
-            child = next(one for one in self._children if one.pid == pid)
+            child = next((one for one in self._children if one.pid == pid), None)
+            if child is None:  # an orphan, which process 1 of a container inherits, or a child from before our exec
+                continue
             delay = child.died(now)
             if self._stop_by is None:
-                code = os.waitstatus_to_exitcode(status)
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                how = _how_it_ended(status)
                 when = f"in {delay:.2g} s" if delay else "at once"
                 _log.warning("worker %d, process %d, %s; it is started anew %s", child.number, pid, how, when)
                 if delay:
@@ -255,3 +257,13 @@ class Supervisor:
                     _log.error("worker %d does not stop: killed", child.number)
                     os.kill(child.pid, signal.SIGKILL)
                     self._stop_by = time.monotonic() + KILL_AFTER
+
+
+def _how_it_ended(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal, of which most have no name
+        return f"was ended by signal {-code}"

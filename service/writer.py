@@ -32,6 +32,10 @@ from service.status import Status
 ROW_OVERHEAD_BYTES = 200
 #: Events taken from the network and not yet on disk: a bound on memory, far above what a working disk leaves waiting.
 WAITING_MAX_BYTES = 64 * 2**20
+#: Acknowledged events that the disk does not give back, and so are in memory only: beyond, no others are taken.
+MEMORY_ONLY_MAX_BYTES = 64 * 2**20
+#: Seconds after an unexpected failure, so that one that comes back does not take the processor.
+PAUSE_AFTER_FAILURE = 0.1
 #: Room without which the spool counts as full, so that /health says so before a request finds out.
 ROOM_MIN_BYTES = 4096
 
@@ -58,6 +62,14 @@ class _Waiter(NamedTuple):
     rows: EncodedRows
     size: int
     done: Callable[[SpoolFailed | None], object]
+
+
+class _Outcome(NamedTuple):
+    """What became of a group. ``readable``: whether the sealed segment can be read back from the disk."""
+
+    sealed: Segment | None
+    error: Exception | None
+    readable: bool = True
 
 
 class BatchWriter:
@@ -131,9 +143,11 @@ class BatchWriter:
         room = _SHED_FROM * self.limits.spool_max_bytes
         return self._flusher.seconds_to_free(max(0, int(self._spool.filled + self._waiting_bytes - room)))
 
-    def _refusal(self, size: int) -> SpoolFull | Stopping | None:
+    def _refusal(self, size: int) -> SpoolFull | SpoolFailed | Stopping | None:
         if self._stopping:
             return Stopping()
+        if self._flusher.memory_only_bytes > MEMORY_ONLY_MAX_BYTES:
+            return SpoolFailed()
         missing = self._spool.filled + self._waiting_bytes + size - self.limits.spool_max_bytes
         if missing > 0:
             return SpoolFull(retry_after=self._flusher.seconds_to_free(missing))
@@ -148,8 +162,8 @@ class BatchWriter:
         try:
             probe = partial(self._spool.probe, sync=not self._status.ok)
             await asyncio.get_running_loop().run_in_executor(self._thread, probe)
-        except OSError as error:
-            self._status.fails(_reason(error))
+        except Exception as error:  # of the disk, or no thread could be had
+            self._status.fails(*_reason(error))
         else:
             self._status.works()
 
@@ -166,30 +180,52 @@ class BatchWriter:
         self._thread.shutdown()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting or not self._stopping:
-            await self._wake.wait()
-            self._wake.clear()
-            while self._waiting or self._due or (self._stopping and self._open):
-                group = self._take_group()
-                started = loop.time()
-                seal = self._due or (self._stopping and not self._waiting)
-                outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
-                self._settle(group, outcome, started)
+        try:
+            while self._waiting or not self._stopping:
+                await self._wake.wait()
+                self._wake.clear()
+                while self._waiting or self._due or (self._stopping and self._open):
+                    await self._turn()
+        except Exception as error:  # a bug: what is on disk is inserted by the next start
+            _log.exception("the writer has ended, and no more events are taken: restart the service")
+            self._status.fails(*_reason(error))
+        finally:  # whatever ended it, nobody waits for ever
+            self._stopping = True
+            waiting, self._waiting = self._waiting, []
+            self._tell(waiting, SpoolFailed())
+
+    async def _turn(self) -> None:
+        group, loop = self._take_group(), asyncio.get_running_loop()
+        started = loop.time()
+        seal = self._due or (self._stopping and not self._waiting)
+        try:
+            outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
+        except Exception as error:  # a bug, or no thread could be had
+            self._settle(group, _Outcome(None, error), started)
+            if self._stopping:
+                raise
+            _log.exception("a group could not be written")
+            await asyncio.sleep(PAUSE_AFTER_FAILURE)
+            return
+        self._settle(group, outcome, started)
+        if seal and self._open and not outcome.sealed:
+            raise RuntimeError("the open segment is no more")
 
     def _take_group(self) -> list[_Waiter]:
         """Those that waited longest, as many as the open segment has room for, at least one if any waits."""
-        room = self.limits.batch_rows - self._open_rows
+        rows = self.limits.batch_rows - self._open_rows
+        room = self.limits.batch_bytes - self._spool.open_size
         for count, waiter in enumerate(self._waiting, 1):
-            room -= len(waiter.rows)
-            if room <= 0:
+            rows -= len(waiter.rows)
+            room -= len(waiter.rows.payload)
+            if rows <= 0 or room <= 0:
                 group, self._waiting = self._waiting[:count], self._waiting[count:]
                 return group
         group, self._waiting = self._waiting, []
         return group
 
-    def _commit(self, group: list[_Waiter], seal: bool) -> tuple[Segment | None, Exception | None]:
-        """On the spool's thread: one durable frame for the group; the segment, if this sealed it; the error."""
+    def _commit(self, group: list[_Waiter], seal: bool) -> _Outcome:
+        """On the spool's thread: one durable frame for the group, and the segment, if this sealed it."""
         error: Exception | None = None
         try:
             if group:
@@ -202,12 +238,13 @@ class BatchWriter:
             error = caught
         limits, spool = self.limits, self._spool
         full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
-        return spool.seal() if seal or full or error else None, error
+        sealed = spool.seal() if seal or full or error else None
+        return _Outcome(sealed, error, not (sealed and error) or spool.holds_all(sealed))
 
-    def _settle(self, group: list[_Waiter], outcome: tuple[Segment | None, Exception | None], started: float) -> None:
-        sealed, error = outcome
+    def _settle(self, group: list[_Waiter], outcome: _Outcome, started: float) -> None:
+        sealed, error, readable = outcome
         if error:
-            self._status.fails(_reason(error))
+            self._status.fails(*_reason(error))
         else:
             self._status.works()
             self._synced_at = time.monotonic()
@@ -217,12 +254,9 @@ class BatchWriter:
                 self._open_rows += len(waiter.rows)
             if group:
                 self._count(self._open_rows - before, started)
-        for waiter in group:
-            self._waiting_bytes -= waiter.size
-            waiter.done(SpoolFailed() if error else None)
+        self._tell(group, SpoolFailed() if error else None)
         if sealed:
-            # After a failed write the file is not to be trusted: then the flusher inserts from memory.
-            self._flusher.submit(sealed, self._open, keep=bool(error), accepted_at=self.oldest_at)
+            self._flusher.submit(sealed, self._open, keep=not readable, accepted_at=self.oldest_at)
             self._open, self._open_rows, self.oldest_at = [], 0, None
             self._due = False
             if self._timer:
@@ -232,6 +266,14 @@ class BatchWriter:
             self._timer = asyncio.get_running_loop().call_at(started + self.limits.flush_interval, self._on_age)
         elif not self._open:
             self._due = False
+
+    def _tell(self, group: list[_Waiter], error: SpoolFailed | None) -> None:
+        for waiter in group:
+            self._waiting_bytes -= waiter.size
+            try:
+                waiter.done(error)
+            except Exception:  # the others still wait
+                _log.exception("an answer could not be given")
 
     def _count(self, rows: int, started: float) -> None:
         if self.oldest_at is None:
@@ -252,8 +294,10 @@ def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
         future.set_exception(error) if error else future.set_result(None)
 
 
-def _reason(error: Exception) -> str:
-    return f"the spool can't be written: {getattr(error, 'strerror', None) or error}"
+def _reason(error: Exception) -> tuple[str, str]:
+    """Why the spool can't be written, for everybody; and for the log."""
+    told = error.strerror if isinstance(error, OSError) else "an unexpected error, which is in the log"
+    return f"the spool can't be written: {told or 'an error of the disk'}", f"the spool can't be written: {error!r}"
 
 
 _log = logging.getLogger(__name__)

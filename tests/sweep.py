@@ -39,7 +39,7 @@ from service.spool import Spool
 from tests.support import wait_until
 from tests.support.checks import assert_refused
 from tests.support.clickhouse import ClickHouseServer, query
-from tests.support.disk_calls import EFFECTS, WRITES, Call, Fault, calls_in
+from tests.support.disk_calls import EFFECTS, READS, WRITES, Call, Fault, calls_in
 from tests.support.forked import ForkedService
 from tests.support.load import check_set
 from tests.support.quarantine import POISON
@@ -184,11 +184,11 @@ def _pending(data: Path) -> list[str]:
 
 
 def points(calls: list[Call]) -> list[Fault]:
-    """Each effect on each of the calls, but for half a write where nothing is written."""
+    """Each effect on each of the calls: half a write where something is written; what changes nothing only fails."""
     return [
         Fault(number, effect)
         for number, call in enumerate(calls, 1)
-        for effect in EFFECTS
+        for effect in (("EIO",) if call.name in READS else EFFECTS)
         if effect != "half" or call.name in WRITES
     ]
 

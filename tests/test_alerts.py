@@ -90,11 +90,17 @@ def dashboard_queries() -> list[str]:
 
 
 def test_the_configuration_is_valid_where_the_container_sees_it(tmp_path: Path) -> None:
-    for source, target in re.findall(r"- (\./docs/\S+):(/etc/prometheus/\S+):ro", (ROOT / "compose.yaml").read_text()):
+    for source, target in re.findall(
+        r"- (\./docs/\S+):(/etc/(?:prometheus/\S+|alerts\.yml)):ro", (ROOT / "compose.yaml").read_text()
+    ):
         place = tmp_path / target.lstrip("/")
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / source, place)
     promtool("check", "config", str(tmp_path / "etc/prometheus/prometheus.yml"))
+
+
+def test_the_configuration_is_valid_as_it_lies_there() -> None:
+    promtool("check", "config", str(ROOT / "docs" / "monitoring" / "prometheus.yml"))
 
 
 def test_the_dashboard_is_the_one_that_its_source_makes(tmp_path: Path) -> None:

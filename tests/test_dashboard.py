@@ -109,10 +109,18 @@ def test_it_follows_the_service_from_the_first_event_through_outages(
         expect(page.locator("#notice")).to_contain_text("ClickHouse can't answer now")
         shows(page, "pending", "1")
         shows(page, "events", "100")
+        expect(page.locator("#notice")).to_contain_text("what is shown is older")
+        page.get_by_label("24 hours").check(force=True)  # of which nothing is known
+        expect(page.locator("#unavailable")).to_contain_text("Can't be shown")
+        expect(page.locator("#chart")).to_be_hidden()
+        shows(page, "events", "–")
+        page.get_by_label("1 hour").check(force=True)
         proxy.open()
         service.wait_for_total(101)
         ask_now(page)
         shows(page, "events", "101")
+        expect(page.locator("#chart")).to_be_visible()
+        expect(page.locator("#unavailable")).to_be_hidden()
         expect(page.locator("#notice")).to_be_empty()
 
         service.kill()
@@ -216,6 +224,12 @@ def test_it_finds_the_routes_of_another_path_and_rests_while_nobody_looks(browse
         sign_in(page)
         expect(page.locator("#health-pill")).to_have_text("degraded")
         expect(page.locator("#notice")).to_contain_text("ClickHouse can't answer now")
+        expect(page.locator("#notice")).to_contain_text("events can't be shown until it does")
+        for place in ("#unavailable", "#categories", "#names", "#tile-events"):
+            expect(page.locator(place)).to_contain_text("Can't be shown: ClickHouse can't answer now.")
+        for place in ("#chart", "#empty", "#chart-table"):
+            expect(page.locator(place)).to_be_hidden()
+        shows(page, "events", "–")
         assert {url.partition(f":{nowhere.port}")[2] for url in asked} == {
             "/in/pipeline", "/in/health", "/in/refusals", "/in/activity?span=1h",
         }  # fmt: skip

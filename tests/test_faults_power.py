@@ -13,8 +13,10 @@ from tests.support.checks import assert_refused, check, drained, sessions, wait_
 from tests.support.clickhouse import query
 from tests.support.disk import Disk
 from tests.support.load import Load
+from tests.support.metrics import scrape
 from tests.support.proxy import Proxy
 from tests.support.service import Service
+from tests.test_start import NOWHERE
 
 Make = Callable[..., Service]
 MakeDisk = Callable[..., Disk]
@@ -91,6 +93,65 @@ def test_a_flipped_bit_in_a_sealed_segment_costs_its_frame_which_goes_to_the_qua
     assert all(name.encode() in kept.read_bytes() for name in hit - {"s195"})
     assert "is damaged from byte" in service.log()
     assert list((service.data / "spool").iterdir()) == []
+
+
+def flip(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+#: By what happens to an open segment of events 0 to 49, each in a frame of its own: which of them that costs.
+DAMAGE: dict[str, tuple[Callable[[bytes], bytes], set[int]]] = {
+    "bits in the middle": (lambda data: flip(flip(data, data.index(b"s7")), data.index(b"s25")), {7, 25}),
+    "a bit in the last": (lambda data: flip(data, data.index(b"s49")), {49}),
+    "the header": (lambda data: flip(data, 30), set()),
+    "zeros over the last": (
+        lambda data: data[: data.rindex(b"\xf5EVF")] + bytes(len(data) - data.rindex(b"\xf5EVF")),
+        {49},
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_damage_in_an_open_segment_costs_is_counted_as_lost_and_kept_in_the_quarantine(
+    make_service: Make, server_dsn: str, damage: str
+) -> None:
+    service = make_service(server_dsn, ANALYTICS_FLUSH_INTERVAL=600).start()
+    for event in events(50):
+        assert service.post(event).status == 200
+    service.kill()
+    [path] = (service.data / "spool").glob("*.open")
+    spoil, costs = DAMAGE[damage]
+    path.write_bytes(spoil(path.read_bytes()))
+    service.start()
+    drained(service)
+    assert sorted(sessions(server_dsn)) == sorted(f"s{number}" for number in set(range(50)) - costs)
+    page = scrape(service)
+    assert page.balance()["lost"] == len(costs)
+    assert page.get("analytics_events_recovered_total") == 50
+    wait_until(lambda: scrape(service).get("analytics_quarantine_damaged_files") >= 1)
+    assert "is damaged from byte" in service.log()
+    assert list((service.data / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("left", [0.0, "a frame's end"])
+def test_what_is_cut_from_a_sealed_segment_is_named_in_the_log_and_counted_as_lost(
+    make_service: Make, server_dsn: str, left: float | str
+) -> None:
+    service = make_service(NOWHERE, ANALYTICS_FLUSH_INTERVAL=600, ANALYTICS_BATCH_SIZE=50).start()
+    for event in events(50):
+        assert service.post(event).status == 200
+    service.kill()
+    [path] = (service.data / "spool").glob("*.sealed")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rindex(b"\xf5EVF") if isinstance(left, str) else int(len(data) * left)])
+    service.environment["ANALYTICS_CLICKHOUSE_DSN"] = server_dsn
+    service.start()
+    drained(service)
+    stored = len(sessions(server_dsn))
+    assert stored == {0.0: 0, "a frame's end": 49}.get(left, stored)
+    assert 0 <= stored < 50
+    assert scrape(service).balance()["lost"] == 50 - stored
+    assert f"lacks {50 - stored} of its 50 events: they are lost" in service.log()
 
 
 def test_a_wiped_spool_gives_no_token_a_second_time(make_service: Make, server_dsn: str) -> None:

@@ -290,3 +290,15 @@ async def test_a_segment_of_the_format_before_is_inserted_like_any_other(rig: Ri
         " WHERE event_name = 'first'"
     )
     assert first == [("01940000-0000-7000-8000-0123456789ab", '{"a":0.10,"b":"é漢🙂"}', -2_208_988_799_999_999)]
+
+
+async def test_what_is_in_memory_only_is_counted_until_it_is_inserted(rig: Rig) -> None:
+    segments = [rig.seal(f"e{number}") for number in range(5)]
+    for segment, parts in segments:
+        segment.path.unlink()
+        rig.flusher.submit(segment, parts, keep=True)
+    assert rig.flusher.memory_only_bytes == sum(segment.size for segment, _ in segments)
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.store.names == [f"e{number}" for number in range(5)]
+    assert rig.flusher.memory_only_bytes == 0

@@ -5,6 +5,7 @@ import re
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,12 @@ def sessions(dsn: str) -> list[str]:
 def test_the_newcomers_story(make_service: Make) -> None:
     service = make_service(ANALYTICS_WRITE_TOKENS="", ANALYTICS_READ_TOKENS="", ANALYTICS_FLUSH_INTERVAL=1).start()
     shown = service.log()
-    write = re.search(r"write token, shown only now: (\S+)", shown)[1]
-    read = re.search(r"read token, shown only now: (\S+)", shown)[1]
-    assert f"curl http://127.0.0.1:{service.port}{EVENTS} -H 'Authorization: Bearer {write}'" in shown
+    first = service.data / "first-tokens.txt"
+    assert f"the first access tokens are in {first}" in shown
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    made = dict(line.split() for line in first.read_text().splitlines())
+    write, read = made["write"], made["read"]
+    assert f'curl http://127.0.0.1:{service.port}{EVENTS} -H "Authorization: Bearer $TOKEN"' in shown
     assert str(service.data) in shown
     file = service.data / "tokens.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -43,8 +47,19 @@ def test_the_newcomers_story(make_service: Make) -> None:
     assert service.stop(signal.SIGINT) == 0
     service.start()
     assert total() == 101
-    assert service.log().count("shown only now") == 2, "only the first start shows tokens"
-    assert write not in service.log()[len(shown) :]
+    assert service.log().count("first access tokens") == 1, "only the first start makes tokens"
+    assert write not in service.log()
+    assert read not in service.log()
+
+
+def test_a_terminal_is_shown_the_first_tokens_and_nothing_else_has_them(make_service: Make, server_dsn: str) -> None:
+    service = make_service(server_dsn, ANALYTICS_WRITE_TOKENS="", ANALYTICS_READ_TOKENS="")
+    service.start(prefix=(sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"))
+    shown = service.log()
+    write = re.search(r"write token, shown only now: (\S+)", shown)[1]
+    assert f"-H 'Authorization: Bearer {write}'" in shown
+    assert service.post({"event_name": "hello"}, token=write).status == 200
+    assert not [path for path in service.data.rglob("*") if path.is_file() and write.encode() in path.read_bytes()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -189,7 +204,7 @@ def test_a_table_that_is_gone_keeps_events_until_it_is_back(make_service: Make, 
     query(server_dsn, "RENAME TABLE events TO away")
     assert service.post({"event_name": "e"}).status == 200
     wait_until(lambda: service.get(HEALTH).json["status"] == "degraded")
-    assert "UNKNOWN_TABLE" in service.get(HEALTH).json["clickhouse"]["reason"]
+    assert "a table is missing (code 60" in service.get(HEALTH).json["clickhouse"]["reason"]
     query(server_dsn, "RENAME TABLE away TO events")
     service.wait_for_total(1)
 

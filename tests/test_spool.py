@@ -163,6 +163,57 @@ def test_a_length_field_that_lies_is_not_believed(spool: Spool, stretch: bytes) 
     assert payloads(spool.read(segment)) == [b"before", b"after"]
 
 
+@pytest.mark.parametrize("rows", [1, 5])
+def test_damage_in_an_open_segment_is_counted_in_the_name_of_the_sealed_one(
+    tmp_path: Path, spool: Spool, rows: int
+) -> None:
+    """Wherever a bit flips, what was acknowledged is read or missing; and what is missing has its bytes kept."""
+    sent = [name * 20 * rows for name in (b"alpha", b"beta!", b"gamma")]
+    for payload in sent:
+        spool.append(payload, rows)
+    [path] = spool.folder.iterdir()
+    whole = path.read_bytes()
+    path.unlink()
+    spans = [(start, end) for start, end, count, _ in frames(whole) if count]
+    for position in range(len(whole)):
+        if position == 7:  # the version of the format: see above
+            continue
+        again = make(tmp_path)
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x80]) + whole[position + 1 :])
+        [segment] = again.recover()
+        hit = next((index for index, (start, end) in enumerate(spans) if start <= position < end), None)
+        contents = again.read(segment)
+        assert payloads(contents) == [one for index, one in enumerate(sent) if index != hit], f"byte {position}"
+        lost = segment.rows - sum(len(part) for part in contents.parts)
+        rows_field = hit is not None and spans[hit][0] + 8 <= position < spans[hit][0] + 12
+        assert lost == (0 if hit is None else 1 if rows_field else rows), f"byte {position}"
+        [kept] = (tmp_path / "quarantine").iterdir()
+        kept.unlink()
+        again.drop(segment)
+
+
+def test_an_open_segment_of_which_nothing_is_intact_is_lost_and_not_deleted_in_silence(
+    tmp_path: Path, spool: Spool
+) -> None:
+    spool.append(b"alpha" * 20, 5)
+    [path] = spool.folder.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"alpha", b"ALPHA"))
+    again = make(tmp_path)
+    [segment] = again.recover()
+    assert segment.rows == 5
+    assert again.read(segment).parts == []
+    [kept] = (tmp_path / "quarantine").iterdir()
+    assert b"ALPHA" in kept.read_bytes()
+
+
+def test_what_was_refused_and_could_not_be_cut_off_is_not_read(spool: Spool) -> None:
+    segment = seal(spool, b"kept", b"too")
+    with segment.path.open("ab") as file:
+        file.write(encode_frame(b"refused", 1))
+    assert spool.holds_all(segment)
+    assert payloads(spool.read(segment)) == [b"kept", b"too"]
+
+
 def test_a_later_format_is_refused_and_left_alone(tmp_path: Path, spool: Spool) -> None:
     path = spool.folder / "0123456789ab-0123456789abcdef.5.sealed"
     path.write_bytes(b"EVSPOOL3" + b"whatever")

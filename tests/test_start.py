@@ -194,3 +194,10 @@ def test_version_is_the_packages(tmp_path: Path) -> None:
 
 def test_no_command_is_a_wrong_call(tmp_path: Path) -> None:
     assert run(tmp_path).returncode == 2
+
+
+def test_a_temporary_folder_that_cannot_be_emptied_is_told(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tmp").write_text("no folder")
+    line = refused(run(tmp_path, "serve", ANALYTICS_CLICKHOUSE_DSN="chdb://"))
+    assert f"the folder {tmp_path}/data/tmp can't be emptied (Not a directory)" in line

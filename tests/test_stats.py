@@ -1,5 +1,6 @@
 """The statistics on each kind of ClickHouse: true at every edge, and cheap when the table is large."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,10 @@ import pytest
 
 from service.api.stats import STATS_SQL
 from service.store import Store
+from tests.support.checks import check
+from tests.support.load import Load
 from tests.support.rows import insert, rows_of
+from tests.support.service import Service
 
 NOW = datetime(2026, 11, 24, 13, 40, 0, tzinfo=UTC)
 #: What the statistics mean, said over the whole table without any help.
@@ -89,3 +93,21 @@ async def test_the_projection_answers_and_the_table_is_not_read(store: Store) ->
     assert without >= 1_000_000
     assert read < without / 10
     assert await stats(store) == await store.query(RAW, {"now_us": microseconds(NOW)})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_acknowledged_event_is_pending_or_counted_in_each_answer(
+    make_service: Callable[..., Service], server_dsn: str, workers: int
+) -> None:
+    service = make_service(server_dsn, ANALYTICS_WORKERS=workers, ANALYTICS_FLUSH_INTERVAL=0.1).start()
+    too_few = []
+    with Load(service, clients=2, batch=2, pause=0.01) as load:
+        load.wait_for_more(50)
+        for _ in range(100):
+            acknowledged = len(load.acknowledged)
+            stats = service.stats()
+            known = stats["total_events"] + stats["buffer_status"]["events_pending"]
+            if known < acknowledged:
+                too_few.append((acknowledged, known))
+    assert not too_few
+    check(service, load, server_dsn)

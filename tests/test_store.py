@@ -1,11 +1,13 @@
 """One suite for both kinds of ClickHouse: a real server, and the real engine embedded in this process."""
 
 import asyncio
+import re
 import uuid
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
 
 from schemas.events import SEQUENCE_MAX
 from schemas.parse import ParsedBatch
@@ -15,6 +17,7 @@ from service.dsn import Target, parse_dsn
 from service.errors import Misconfigured, Rejected, Retryable
 from service.migrate import shipped
 from service.store import Store
+from service.store.verdicts import verdict_on
 from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.fastapi_peer import microseconds
 from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of
@@ -264,3 +267,41 @@ async def test_a_page_of_some_proxy_is_no_confirmation(status: str, store: Store
 
 def test_an_empty_batch_is_never_made() -> None:
     assert make_rows(ParsedBatch([]), source="t", received_at=1) == EncodedRows(b"", 0)
+
+
+#: Messages as servers word them, with what an operator must know and nobody else may.
+SECRETIVE = [
+    (516, "Code: 516. DB::Exception: secret_user: Authentication failed: password is incorrect, or there is no user"),
+    (497, "Code: 497. DB::Exception: secret_user: Not enough privileges. To execute this query, it's necessary to have"
+     " the grant INSERT(event_id) ON secret_base.events. (ACCESS_DENIED) (version 26.7.3.1)"),
+    (192, "Code: 192. DB::Exception: There is no user `secret_user` in user directories"),
+    (195, "Code: 195. DB::Exception: User secret_user is not allowed to connect from ::ffff:10.1.2.3"),
+    (81, "Code: 81. DB::Exception: Database secret_base does not exist. (UNKNOWN_DATABASE)"),
+    (60, "Code: 60. DB::Exception: Table secret_base.events does not exist. Maybe you meant secret_base.secret_table?"),
+    (47, "Code: 47. DB::Exception: Unknown identifier `secret_column` in scope SELECT secret_column FROM events"),
+    (164, "Code: 164. DB::Exception: secret_user: Cannot execute query in readonly mode. (READONLY)"),
+    (115, "Code: 115. DB::Exception: Unknown setting 'secret_setting'"),
+    (252, "Code: 252. DB::Exception: Too many parts (3000) in table 'secret_base.events (3d1f)'"),
+    (243, "Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space on /secret/disk/"),
+    (241, "Code: 241. DB::Exception: (total) memory limit exceeded: while executing SELECT secret FROM secret_base"),
+    (74, "Code: 74. DB::Exception: Cannot read from file /secret/store/data.bin, errno: 5"),
+    (999, "Code: 999. Coordination::Exception: secret-keeper.example:9181: Session expired"),
+    (395, "Code: 395. DB::Exception: secret value: while pushing to view secret_base.v"),
+    (53, "Code: 53. DB::Exception: Cannot convert secret value to Int8"),
+    (12345, "Code: 12345. DB::Exception: secret of a kind that nobody knows"),
+    (0, "HTTPDriver for http://secret-host.example:8123 returned response code 404, <html>secret</html>"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "message"), SECRETIVE)
+@pytest.mark.parametrize("kind", [DatabaseError, OperationalError, DataError, ValueError, OSError])
+def test_what_everybody_may_see_of_a_failure_names_nothing_of_the_installation(
+    kind: type[Exception], code: int, message: str
+) -> None:
+    error = kind(message)
+    error.code = code  # type: ignore[attr-defined]
+    verdict = verdict_on(error)
+    assert "secret" in str(verdict) or "can't be reached" in str(verdict), "the log tells what to mend"
+    assert "secret" not in verdict.public
+    assert not re.search(r"[/:`]|\d+\.|SELECT|Exception", verdict.public.replace("no: ", "")), verdict.public
+    assert str(code) in verdict.public or not code

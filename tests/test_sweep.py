@@ -13,8 +13,9 @@ from tests.support.disk_calls import CALLS, WRITES
 
 ROOT = Path(__file__).parents[1]
 #: What strace shows of a call on a file: its name, and the path, of the file or after its descriptor.
-SHOWN = re.compile(r'^\d+ +(\w+)\((?:AT_FDCWD(?:<[^>]*>)?, )?(?:\d+<([^>]*)>|"([^"]*)")(.*)$')
-SAME = {"mkdirat": "mkdir", "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "rmdir": "unlink"}
+SHOWN = re.compile(r'^(\d+) +(\w+)\((?:AT_FDCWD(?:<[^>]*>)?, )?(?:\d+<([^>]*)>|"([^"]*)")(.*)$')
+SAME = dict.fromkeys(("lstat", "fstat", "newfstatat", "statx"), "stat")
+SAME |= {"mkdirat": "mkdir", "renameat": "rename", "renameat2": "rename", "unlinkat": "unlink", "rmdir": "unlink"}
 
 
 def sweep(*arguments: str) -> str:
@@ -36,13 +37,25 @@ def test_the_sweep_knows_every_disk_call_of_the_service(tmp_path: Path) -> None:
     said = json.loads(sweep(f"--strace={log}").splitlines()[-1])
     counted = Counter((call, path) for call, path in said["calls"])
     seen: Counter[tuple[str, str]] = Counter()
+    before: dict[tuple[str, str], str] = {}  # the call before it, by thread and path
     for line in log.read_text(errors="replace").splitlines():
-        if (found := SHOWN.match(line)) and (path := found[2] or found[3]).startswith(f"{said['data']}/"):
-            call = SAME.get(found[1], found[1])
-            listing = call == "openat" and "O_DIRECTORY" in found[4] and "O_NONBLOCK" in found[4]
-            # The count for people is written past `os`: to open its file is what can fail of it.
-            if not listing and not (call in WRITES and path.endswith("/flushed.tmp")):
+        if not (found := SHOWN.match(line)) or not (path := found[3] or found[4] or "").startswith(f"{said['data']}/"):
+            continue
+        thread, call, by_descriptor, arguments = found[1], SAME.get(found[2], found[2]), found[3], found[5]
+        last = before.get((thread, path))
+        if call == "openat" and "O_DIRECTORY" in arguments and "O_NONBLOCK" in arguments:
+            call = "list"  # a listing is one call in Python
+        elif last in ("list", "listed"):
+            if call == "getdents64" and last == "list":
                 seen[call, path] += 1
+            call = "closed" if call == "close" else "listed" if call == "getdents64" else last
+        elif call == "stat" and by_descriptor and last in ("openat", "looked"):
+            call = "looked"  # Python itself, which opens or reads a file
+        # The count for people is written past `os`: to open its file is what can fail of it.
+        elif not (call in WRITES and path.endswith("/flushed.tmp")):
+            seen[call, path] += 1
+        before[thread, path] = call
     assert set(CALLS.values()) >= {call for call, _ in seen}
+    assert {call for call, _ in seen} >= {"close", "stat", "getdents64", "rename"}
     assert len(seen) > 50
     assert not seen - counted

@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.segment import Segment
 from service.spool import Spool
 from service.status import Status
-from service.writer import BatchWriter, Limits
+from service.writer import MEMORY_ONLY_MAX_BYTES, BatchWriter, Limits
 from tests.support.rows import decoded
 
 LIMITS = Limits(batch_rows=10, batch_bytes=1 << 20, flush_interval=60, spool_max_bytes=1 << 20)
@@ -29,6 +29,7 @@ class Sealed:
     def __init__(self) -> None:
         self.batches: list[tuple[Segment, list[EncodedRows] | None, bool]] = []
         self.arrived = asyncio.Event()
+        self.memory_only_bytes = 0
 
     def submit(
         self, segment: Segment, rows: list[EncodedRows] | None, *, accepted_at: float, keep: bool = False
@@ -161,7 +162,7 @@ async def test_a_failed_sync_fails_the_group_seals_the_file_and_goes_on(
         await rig.writer.add(rows("refused"), 10)
     assert rig.writer.refusal() == "the spool can't be written: Input/output error"
     [(segment, batch, keep)] = rig.sealed.batches
-    assert (segment.rows, [row[1] for row in decoded(*batch or [])], keep) == (1, ["kept"], True)
+    assert (segment.rows, [row[1] for row in decoded(*batch or [])], keep) == (1, ["kept"], False)
     await rig.writer.add(rows("after"), 10)
     assert rig.writer.refusal() is None
     assert rig.on_disk() == ["kept", "after"]
@@ -226,3 +227,103 @@ async def test_close_takes_no_more_but_finishes_who_waits_and_seals(rig: Rig) ->
     assert list(rig.spool.folder.glob("*.open")) == []
     with pytest.raises(Stopping):
         await rig.writer.add(rows("late"), 10)
+
+
+async def test_a_segment_outgrows_its_bytes_by_one_request_at_most(rig: Rig) -> None:
+    rig.limit(batch_rows=10_000, batch_bytes=20_000, spool_max_bytes=1 << 30)
+    await asyncio.gather(*(rig.writer.add(rows(f"e{number}" + "x" * 3000), 10) for number in range(100)))
+    assert len(rig.on_disk()) == 100
+    sizes = [segment.size for segment, *_ in rig.sealed.batches]
+    assert len(sizes) >= 12
+    assert max(sizes) < 20_000 + 3500
+
+
+@pytest.mark.parametrize("call", ["close", "fstat", "rename", "unlink", "stat", "ftruncate", "pwrite"])
+@pytest.mark.parametrize("broken", [False, True], ids=["a good group", "a group that fails"])
+async def test_a_disk_call_that_fails_while_a_segment_is_sealed_leaves_nobody_waiting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, call: str, broken: bool
+) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    kept = set()
+    for number in range(12):  # the batch of ten is sealed in between
+        if number == 6 and broken:
+            monkeypatch.setattr(os, "fdatasync", failing)
+        if number == 6:
+            monkeypatch.setattr(os, call, failing)
+        try:
+            async with asyncio.timeout(10):
+                await rig.writer.add(rows(f"e{number}"), 10)
+            kept.add(f"e{number}")
+        except SpoolFailed:
+            assert rig.writer.refusal() == "the spool can't be written: Input/output error"
+    monkeypatch.undo()
+    await rig.writer.add(rows("after"), 10)
+    await rig.writer.probe()
+    assert rig.writer.refusal() is None
+    await rig.writer.close()
+    names = [row[1] for _, batch, _ in rig.sealed.batches for row in decoded(*batch or [])]
+    assert sorted(names) == sorted({*kept, "after"})
+    for segment, batch, _ in rig.sealed.batches:
+        assert [row[1] for row in decoded(*rig.spool.read(segment).parts)] == [row[1] for row in decoded(*batch or [])]
+
+
+async def test_a_bug_of_the_spool_leaves_nobody_waiting_and_health_tells(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.spool, "seal", bug)
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(
+                *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
+            )
+        assert any(isinstance(one, SpoolFailed) for one in outcomes)
+        assert rig.writer.refusal() == "the spool can't be written: an unexpected error, which is in the log"
+
+
+async def test_a_bug_of_the_writer_ends_it_and_refuses_all_who_wait_and_come(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(rig.sealed, "submit", bug)
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(
+            *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
+        )
+        assert [type(one) for one in outcomes].count(SpoolFailed) == 20
+        assert len(rig.on_disk()) == 10
+        assert rig.writer.refusal() is not None
+        with pytest.raises(Stopping):
+            await rig.writer.add(rows("late"), 10)
+
+
+async def test_what_can_be_read_back_is_not_kept_in_memory_and_what_can_not_is_bounded(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that flaps while ClickHouse is away: each failure seals a segment."""
+    sync, read_bytes = os.fdatasync, Path.read_bytes
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    for number, unreadable in enumerate((False, True)):
+        monkeypatch.setattr(os, "fdatasync", sync)
+        await rig.writer.add(rows(f"kept-{number}"), 10)
+        monkeypatch.setattr(os, "fdatasync", failing)
+        monkeypatch.setattr(Path, "read_bytes", failing if unreadable else read_bytes)
+        with pytest.raises(SpoolFailed):
+            await rig.writer.add(rows("refused"), 10)
+    assert [keep for *_, keep in rig.sealed.batches] == [False, True]
+    monkeypatch.undo()
+    await rig.writer.probe()
+    assert rig.writer.refusal() is None
+    rig.sealed.memory_only_bytes = MEMORY_ONLY_MAX_BYTES + 1
+    assert rig.writer.refusal() == SpoolFailed.detail
+    with pytest.raises(SpoolFailed):
+        await rig.writer.add(rows("x"), 10)

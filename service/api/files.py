@@ -2,12 +2,16 @@
 
 import gzip
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import ETag, web
 
 STATIC = Path(__file__).parents[1] / "static"
+#: An entity tag, weak or not, as RFC 9110 has it; what is between the quotes.
+_TAG = re.compile(r'(?:W/)?"([!\x23-\x7e\x80-\xff]*)"')
+_WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 
 
 class File:
@@ -21,11 +25,11 @@ class File:
 
     async def answer(self, request: web.Request) -> web.Response:
         """The file, or 304 to one who has it."""
-        packed = "gzip" in request.headers.get("Accept-Encoding", "").lower()
-        etag = ETag(f"{self._digest}-gzip" if packed else self._digest)
+        packed = prefers_gzip(",".join(request.headers.getall("Accept-Encoding", ())))
+        etag = f"{self._digest}-gzip" if packed else self._digest
         response = web.Response(headers=self._headers)
-        response.etag = etag
-        if etag in (request.if_none_match or ()):
+        response.etag = ETag(etag)
+        if has(etag, ",".join(request.headers.getall("If-None-Match", ()))):
             response.set_status(304)
             return response
         response.content_type, response.charset = self._content_type, "utf-8"
@@ -33,3 +37,22 @@ class File:
         if packed:
             response.headers["Content-Encoding"] = "gzip"
         return response
+
+
+def prefers_gzip(accepted: str) -> bool:
+    """Whether who sends this Accept-Encoding takes gzip, and nothing unpacked rather (RFC 9110, 12.5.3).
+
+    Who takes neither is sent the file unpacked, as if nothing had been said.
+    """
+    weights: dict[str, float] = {}
+    for one in accepted.lower().split(","):
+        coding, *parameters = (part.strip() for part in one.split(";"))
+        found = _WEIGHT.fullmatch(parameters[0]) if parameters else None
+        weights[coding] = float(found[1]) if found else 0.0 if parameters else 1.0
+    gzip_weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return 0 < gzip_weight >= weights.get("identity", 0.0)
+
+
+def has(etag: str, given: str) -> bool:
+    """Whether an If-None-Match names this tag, by weak comparison (RFC 9110, 13.1.2)."""
+    return given.strip() == "*" or etag in _TAG.findall(given)

@@ -30,16 +30,21 @@ REJECTED = frozenset({
     675, 676, 691,  # CANNOT_PARSE_IPV4, CANNOT_PARSE_IPV6, UNKNOWN_ELEMENT_OF_ENUM
 })  # fmt: skip
 #: A person must mend something; until then every batch waits.
-MISCONFIGURED = frozenset({
-    16, 47, 60, 81,  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_TABLE, UNKNOWN_DATABASE
-    115, 164, 392,  # UNKNOWN_SETTING, READONLY, QUERY_IS_PROHIBITED
-    452, 471, 472,  # SETTING_CONSTRAINT_VIOLATION, INVALID_SETTING_VALUE, READONLY_SETTING
-    158, 161, 162, 165, 166, 167, 168, 191, 307, 396,  # what a query reads, is or answers passes a limit of the profile
-    277, 584, 704, 719, 731,  # INDEX_NOT_USED, PROJECTION_NOT_USED; the query cache can't hold it
-    192, 193, 194, 195, 497, 516,  # unknown user, wrong or required password, address not allowed, denied, failed
-    291, 496, 720, 763, 767,  # DATABASE_ACCESS_DENIED; quota wants a key, user expired, session refused, second factor
-    774,  # TABLE_IS_PERMANENTLY_READ_ONLY
-})  # fmt: skip
+MISCONFIGURED = {
+    16: "a column is missing", 47: "a column is missing",  # NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER
+    60: "a table is missing", 81: "the database is missing",  # UNKNOWN_TABLE, UNKNOWN_DATABASE
+    164: "the user may only read", 774: "the table can only be read",  # READONLY, TABLE_IS_PERMANENTLY_READ_ONLY
+    **dict.fromkeys((115, 452, 471, 472), "a setting is not known or not allowed"),  # UNKNOWN_SETTING, constraints
+    # What a query reads, is or answers passes a limit of the profile; an index or the query cache that it wants.
+    **dict.fromkeys((158, 161, 162, 165, 166, 167, 168, 191, 307, 392, 396), "the user's profile does not allow it"),
+    **dict.fromkeys((277, 584, 704, 719, 731), "the user's profile does not allow it"),
+    192: "the user is refused", 193: "the password is refused",  # UNKNOWN_USER, WRONG_PASSWORD
+    194: "a password is required", 195: "our address is refused",  # REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED
+    291: "the user lacks rights", 497: "the user lacks rights",  # DATABASE_ACCESS_DENIED, ACCESS_DENIED
+    516: "the user or the password is refused",  # AUTHENTICATION_FAILED
+    # A quota that wants a key, a user that expired, a session refused, a second factor.
+    **dict.fromkeys((496, 720, 763, 767), "the user is refused"),
+}  # fmt: skip
 #: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
 RETRYABLE = frozenset({
     44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try has the values converted
@@ -56,8 +61,8 @@ RETRYABLE = frozenset({
 })  # fmt: skip
 UNKNOWN_DATABASE, READONLY, SETTING_CONSTRAINT_VIOLATION, ACCESS_DENIED = 81, 164, 452, 497
 _TOO_MANY_PARTS = 252
-#: What messages hold besides their meaning: addresses, users, versions, ids of tables and values of events. /health
-#: shows the rest to anyone, and the log keeps it.
+#: What messages hold besides their meaning: addresses, users, versions, ids of tables and values of events. The log and
+#: the quarantine keep the rest.
 _NOT_FOR_PEOPLE = re.compile(
     r"^Received ClickHouse exception, code: \d+, server response: "
     r"|\s*\((?:for url|version) [^()]*(?:\([^()]*\))?[^()]*\)|\s*\(?for url \S+\)?"
@@ -86,37 +91,43 @@ def verdict_on(error: Exception) -> StoreError:
     if "while pushing to view" in str(error):
         # The rows are stored and only the view failed: sent again with this token, they are not stored again, and
         # the view gets them. Any other token would double them.
-        return Misconfigured(message, code)
+        return Misconfigured(message, code, public=f"a view behind the table fails{_in_log(code)}")
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
-        return Rejected(message, code)
+        return Rejected(message, code, public=f"ClickHouse does not take the rows{_in_log(code)}")
     if code == ACCESS_DENIED and (missing := _MISSING_GRANT.search(f"{error} ")):
         message = f"a right is missing: GRANT {missing['right']} ON {missing['what']} TO <user> (code 497)"
     if code == SETTING_CONSTRAINT_VIOLATION:
         message += "; the service sends this setting: let the profile of the database user allow it"
     if code in MISCONFIGURED:
-        return Misconfigured(message, code)
+        return Misconfigured(message, code, public=f"ClickHouse says no: {MISCONFIGURED[code]}{_in_log(code)}")
     if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
-        return Rejected(f"the driver can't encode the rows: {message}")
+        return Rejected(f"the driver can't encode the rows: {message}", public="the driver can't encode the rows")
     if not code and (network := _network_reason(error)):
         return Retryable(f"ClickHouse can't be reached: {network}")
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
         _log.error("an error of no known class, taken to pass by itself: %s", message)
-    return Retryable(message, code)
+    return Retryable(message, code, public=f"ClickHouse can't do it now{_in_log(code)}")
+
+
+def _in_log(code: int) -> str:
+    return f" (code {code}; the log says more)" if code else " (the log says more)"
 
 
 def verdict_on_query(error: Exception) -> StoreError:
     """What a failed query means. It is none of rows: only an INSERT can find that they don't fit."""
     verdict = verdict_on(error)
-    return Retryable(f"a query failed: {verdict}", verdict.code) if isinstance(verdict, Rejected) else verdict
+    if isinstance(verdict, Rejected):
+        return Retryable(f"a query failed: {verdict}", verdict.code, public=verdict.public)
+    return verdict
 
 
 def _network_reason(error: BaseException | None) -> str | None:
     """What the operating system said, behind the layers of the driver; without the address."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            return f"TLS failed ({error.reason or error})"
+            return f"TLS failed ({error.reason or 'for no reason that is known'})"
         if isinstance(error, OSError) and error.errno:
             return os.strerror(error.errno) if error.errno > 0 else "its name can't be resolved"
         error = error.__cause__ or error.__context__

@@ -27,8 +27,16 @@ CALLS = {
     "replace": "rename",
     "unlink": "unlink",
     "remove": "unlink",
+    "close": "close",
+    "stat": "stat",
+    "lstat": "stat",
+    "fstat": "stat",
+    "listdir": "getdents64",
+    "scandir": "getdents64",
 }
 WRITES = ("write", "writev", "pwrite64")
+#: What changes nothing on the disk can only fail.
+READS = ("close", "stat", "getdents64")
 #: What a fault does to its call.
 EFFECTS = {
     "EIO": "is not done, and fails",
@@ -64,7 +72,7 @@ def install(folder: Path, fault: Fault, log: Path) -> None:
     def wrap(call: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def called(*args: Any, **options: Any) -> Any:
             nonlocal count
-            target = args[0]
+            target = args[0] if args else "."
             path = readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
             if not f"{path}/".startswith(root):
                 return function(*args, **options)
@@ -81,10 +89,59 @@ def install(folder: Path, fault: Fault, log: Path) -> None:
 
     for name, call in CALLS.items():
         setattr(os, name, wrap(call, getattr(os, name)))
-    io.open = wrap("openat", io.open)  # type: ignore[assignment]  # what Path.open, read_bytes and write_text use
+    opened = wrap("openat", io.open)
+    io.open = lambda *args, **options: _File(opened(*args, **options), wrap)  # type: ignore[assignment]  # Path uses it
+    listed = os.scandir
+    os.scandir = lambda *args: _Entries(listed(*args), wrap)  # type: ignore[assignment,misc]
+
+
+class _Wrapped:
+    """Something of which some methods are calls that may meet a fault; else it is as it was."""
+
+    def __init__(self, inner: Any, wrap: Callable[..., Any]) -> None:
+        self.inner, self.wrap = inner, wrap
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Any:
+        return iter(self.inner)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class _File(_Wrapped):
+    """What ``Path.open`` gives."""
+
+    def close(self) -> None:
+        self.wrap("close", lambda path: self.inner.close())(self.inner.name)
+
+
+class _Entries(_Wrapped):
+    """What ``os.scandir`` gives: of its entries, ``stat`` asks the disk."""
+
+    def __iter__(self) -> Any:
+        return (_Entry(one, self.wrap) for one in self.inner)
+
+
+class _Entry(_Wrapped):
+    def __fspath__(self) -> str:
+        return str(self.inner.path)
+
+    def stat(self, **options: Any) -> Any:
+        return self.wrap("stat", lambda path: self.inner.stat(**options))(self.inner.path)
 
 
 def _changes(call: str, args: tuple[Any, ...]) -> bool:
+    if call in READS:
+        return False
     if call != "openat":
         return True
     mode = args[1] if len(args) > 1 else "r"
@@ -99,7 +156,7 @@ def _meet(effect: str, call: str, function: Callable[..., Any], args: tuple[Any,
         done = function(fd, data[: len(data) // 2], *rest)
         if done:
             return done
-    if effect in ("late", "kill after"):
+    if effect in ("late", "kill after") or call == "close":  # the kernel closes, whatever it says
         try:
             function(*args, **options)
         finally:  # some calls fail by themselves, such as mkdir of what is there

@@ -94,7 +94,8 @@ class ForkedService(Service):
 def _attach(pid: int, log: Path) -> "subprocess.Popen[bytes]":
     """Let strace look at a process, which waits for that. It ends with the process."""
     calls = "open,openat,creat,mkdir,mkdirat,write,writev,pwrite64,pwritev,fsync,fdatasync,sync_file_range,truncate"
-    calls += ",ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir"
+    calls += ",ftruncate,fallocate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,rmdir,close"
+    calls += ",stat,lstat,fstat,newfstatat,statx,getdents64"
     return subprocess.Popen([*watch(calls, log), "-p", str(pid)])
 
 

@@ -12,7 +12,11 @@ from tests.support.service import HEALTH, Service
 def pids(service: Service) -> list[int]:
     """The processes of the workers, the oldest first."""
     assert service.process
-    parent = service.process.pid
+    return children_of(service.process.pid)
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that a process is the parent of, the oldest first."""
     return [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 

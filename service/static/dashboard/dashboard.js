@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { age, time } from "./format.js";
-import { byId, say, showCounts, showHealth, showPipeline, showRefusals } from "./panels.js";
+import { byId, say, showCounts, showHealth, showNoCounts, showPipeline, showRefusals } from "./panels.js";
 import { ask, eventsAddress, TokenRefused, token, Unreachable } from "./service.js";
 
 const EVERY = 5_000;
@@ -19,9 +19,12 @@ let failures = 0;
 let nextAt = 0;
 let seenAt = 0; // when the service last answered
 
+let shownSpan = ""; // whose events are shown; none's if nothing is known
+
 function showActivity(activity) {
-  chart.show(activity);
+  shownSpan = activity.span;
   showCounts(activity);
+  chart.show(activity);
 }
 
 const span = () => document.querySelector("[name=span]:checked").value;
@@ -29,6 +32,7 @@ const span = () => document.querySelector("[name=span]:checked").value;
 function signIn(fault = "") {
   stop();
   token.forget();
+  shownSpan = "";
   byId("dashboard").hidden = true;
   byId("sign-in").hidden = false;
   say(byId("token-fault"), fault);
@@ -48,8 +52,9 @@ async function poll() {
   if (document.hidden || !token.get()) return;
   round = new AbortController();
   const { signal } = round;
+  const asked = span();
   const questions = { "/pipeline": showPipeline, "/health": showHealth, "/refusals": showRefusals };
-  questions[`/activity?span=${span()}`] = showActivity;
+  questions[`/activity?span=${asked}`] = showActivity;
   const answers = await Promise.allSettled(Object.keys(questions).map((path) => ask(path, signal)));
   if (signal.aborted) return;
   const failed = answers.flatMap(({ reason }) => reason ?? []);
@@ -64,6 +69,10 @@ async function poll() {
     for (const [index, show] of Object.values(questions).entries()) {
       if (answers[index].value) show(answers[index].value);
     }
+    if (failed.length && shownSpan !== asked) {
+      shownSpan = "";
+      showNoCounts(asked, answers.at(-1).reason?.message ?? failed[0].message);
+    }
   } finally {
     settle(failed); // a fault of the page must not end the asking
   }
@@ -75,7 +84,8 @@ function settle(failed) {
   if (!unreachable) seenAt = Date.now();
   const pause = failures ? Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) : EVERY;
   nextAt = Date.now() + pause;
-  const note = !unreachable && failed.length ? `${failed[0].message}: what is shown is older.` : "";
+  const rest = shownSpan ? "what is shown is older" : "events can't be shown until it does";
+  const note = !unreachable && failed.length ? `${failed[0].message}: ${rest}.` : "";
   say(byId("notice"), unreachable ? "The service does not answer. What is shown is what it said last." : note);
   byId("notice").dataset.state = unreachable ? "bad" : note ? "warn" : "";
   if (unreachable) {

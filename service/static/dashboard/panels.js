@@ -120,14 +120,38 @@ function refusal({ method, route, status, reason, token, count: times, last_at: 
   );
 }
 
+const EVENTS_OF = { "1h": "Events, last hour", "24h": "Events, last 24 hours" };
+const CHART_OF = { "1h": "Events per minute", "24h": "Events per 15 minutes" };
+
+function nameSpan(span, known) {
+  say(byId("tile-events").querySelector("dt"), EVENTS_OF[span]);
+  say(byId("chart-title"), CHART_OF[span]);
+  for (const id of ["chart", "readout", "chart-table"]) byId(id).hidden = !known;
+  byId("unavailable").hidden = known;
+}
+
+/** Nothing is known of the span: said, since an empty chart would look like no events. */
+export function showNoCounts(span, why) {
+  nameSpan(span, false);
+  byId("empty").hidden = true;
+  const text = `Can't be shown: ${why}.`;
+  say(byId("unavailable"), text);
+  tile("events", "–", text);
+  for (const id of ["categories", "names"]) note(id, text);
+}
+
+function note(id, text) {
+  const cell = element("td", { class: "quiet", colspan: 3 }, text);
+  byId(id).tBodies[0].replaceChildren(element("tr", {}, cell));
+}
+
 /** The counts of the span beside the chart. */
 export function showCounts(activity) {
   const { events_by_category: byCategory, total_events: total, bucket_seconds: seconds } = activity;
   const lengths = { 60: "minute", 900: "quarter of an hour" };
   const whole = Object.values(byCategory).reduce((sum, counts) => sum + counts.at(-2), 0);
   tile("events", count(total), `${count(whole)} in the last whole ${lengths[seconds]}`);
-  say(byId("tile-events").querySelector("dt"), activity.span === "1h" ? "Events, last hour" : "Events, last 24 hours");
-  say(byId("chart-title"), seconds === 60 ? "Events per minute" : "Events per 15 minutes");
+  nameSpan(activity.span, true);
   byId("empty").hidden = total > 0;
   const categories = CATEGORIES.filter((category) => byCategory[category])
     .map((category) => [label(category), byCategory[category].reduce((sum, one) => sum + one, 0), category])
@@ -147,7 +171,7 @@ export function showCounts(activity) {
 function bars(id, rows, total) {
   const body = byId(id).tBodies[0];
   if (!rows.length) {
-    body.replaceChildren(element("tr", {}, element("td", { class: "quiet", colspan: 3 }, "No events in this span.")));
+    note(id, "No events in this span.");
     return;
   }
   body.replaceChildren(
