@@ -1,6 +1,7 @@
 """What is refused, and in which words: those of FastAPI with the same models, for every kind of fault."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -223,10 +224,31 @@ def test_value_that_can_not_be_kept_as_json_is_refused(field: bytes, value: byte
         assert type == "json_invalid" or field.decode() in item["loc"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
-def test_body_in_another_encoding_than_utf8_is_refused(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_body_in_another_encoding_than_utf8_is_refused_by_its_name(encoding: str) -> None:
     for body, path in (('{"event_name":"é"}', EVENTS), ('{"events":[{"event_name":"é"}]}', BATCH)):
-        assert [item["type"] for item in _errors(body.encode(encoding), path)] == ["json_invalid"]
+        [item] = _errors(body.encode(encoding), path)
+        assert item["type"] == "json_invalid"
+        assert item["ctx"] == {"error": f"The body is {encoding[:6].upper()}; JSON is sent as UTF-8"}
+
+
+@given(body=VALID_EVENTS | EVENTS_OF_ALL_KINDS)
+@example(body='{"event_name":"a",}')
+@example(body='{"event_name":"a"} x')
+@example(body="\ufeff{}")
+def test_byte_order_mark_before_an_event_changes_nothing(peer: Peer, body: str) -> None:
+    marked = BOM_UTF8 + body.encode()
+    outcome = assert_agreement(peer, marked)
+    if not body.startswith("\ufeff"):
+        assert outcome == parse(body.encode())
+        assert parse(BOM_UTF8 + b'{"events":[%b]}' % body.encode(), BATCH) == parse(
+            b'{"events":[%b]}' % body.encode(), BATCH
+        )
+
+
+def test_byte_order_mark_before_a_lenient_batch_changes_nothing() -> None:
+    batch = b'{"events":[{"event_name":"a"},{}],"client_id":"\xc3\xa9"}'
+    assert parse_batch_leniently(BOM_UTF8 + batch) == parse_batch_leniently(batch)
 
 
 @pytest.mark.parametrize("text", [b"\\ud800", b"a\\udfffb", b"\\udc00\\ud800"])
