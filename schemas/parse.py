@@ -29,6 +29,7 @@ from schemas.events import (
     DEFAULT_PRIORITY,
     NAME_MAX_LENGTH,
     NAME_MIN_LENGTH,
+    NO_IDS,
     PROPERTIES_MAX_DEPTH,
     SEQUENCE_MAX,
     SEQUENCE_MIN,
@@ -237,6 +238,8 @@ def _settle(events: Iterable[ParsedEvent]) -> list[ParsedEvent]:
                 event.properties = NO_PROPERTIES
             elif len(text) > _SHALLOW:
                 long.append(event)
+        if event.event_id is not None and event.event_id.int in NO_IDS:
+            raise Invalid([])
         sent = event.timestamp
         if sent is not None:
             try:

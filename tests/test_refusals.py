@@ -251,6 +251,24 @@ def test_byte_order_mark_before_a_lenient_batch_changes_nothing() -> None:
     assert parse_batch_leniently(BOM_UTF8 + batch) == parse_batch_leniently(batch)
 
 
+@pytest.mark.parametrize("digit", ["0", "f", "F"])
+@pytest.mark.parametrize("form", ["{0}-{1}-{1}-{1}-{2}", "{0}{1}{1}{1}{2}", "urn:uuid:{0}-{1}-{1}-{1}-{2}",
+                                  "{{{0}-{1}-{1}-{1}-{2}}}"])  # fmt: skip
+def test_id_that_stands_for_no_id_is_refused_in_every_spelling(peer: Peer, form: str, digit: str) -> None:
+    """Many clients would send it, each for its own events, of which one would be stored."""
+    sent = form.format(digit * 8, digit * 4, digit * 12)
+    event = json.dumps({"event_name": "a", "event_id": sent}).encode()
+    [item] = _errors(event)
+    assert (item["type"], item["loc"], item["input"]) == ("uuid_reserved", ["body", "event_id"], sent)
+    assert_agreement(peer, event)
+    batch = b'{"events":[{"event_name":"b"},%b]}' % event
+    assert [item["loc"] for item in _errors(batch, BATCH)] == [["body", "events", 1, "event_id"]]
+    kept, [item] = parse_batch_leniently(batch)
+    assert ([one.event_name for one in kept.events], item["loc"]) == (["b"], ["body", "events", 1, "event_id"])
+    neighbour = sent.replace(digit * 12, f"{digit * 11}7")
+    assert parse_event(event.replace(sent.encode(), neighbour.encode())).event_id is not None
+
+
 @pytest.mark.parametrize("text", [b"\\ud800", b"a\\udfffb", b"\\udc00\\ud800"])
 @pytest.mark.parametrize("name", ["event_name", "timestamp", "session_id", "page_url", "referrer", "user_agent"])
 def test_lone_surrogate_in_a_text_is_refused_on_its_field(name: str, text: bytes) -> None:
