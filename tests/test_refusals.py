@@ -307,6 +307,14 @@ def test_input_of_a_kilobyte_is_echoed_whole(text: str) -> None:
     assert item["input"] == text
 
 
+@pytest.mark.parametrize("path", [EVENTS, BATCH])
+def test_empty_list_as_properties_is_refused_in_the_words_of_fastapi(peer: Peer, path: str) -> None:
+    """PHP writes an empty array so. docs/errors.md says what to do."""
+    event = b'{"event_name":"a","properties":[]}'
+    [item] = assert_agreement(peer, event if path == EVENTS else b'{"events":[%b]}' % event, path)
+    assert (item["type"], item["msg"], item["input"]) == ("dict_type", "Input should be a valid dictionary", [])
+
+
 @pytest.mark.parametrize("text", ["", "x" * 2000], ids=["short", "long"])
 @pytest.mark.parametrize("form", ['{"x":%s}', '{"event_name":"a","category":%s}', '{"event_name":"a","properties":%s}'])
 def test_deeply_nested_input_is_echoed_or_called_too_deep(form: str, text: str) -> None:
