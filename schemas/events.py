@@ -60,11 +60,11 @@ def _storable(value: datetime) -> datetime:
 EventTime = Annotated[datetime, AfterValidator(_storable)]
 
 #: The nil and the max UUID of RFC 9562, which stand for "no id", and so would be that of many different events.
-NO_IDS = frozenset({0, 2**128 - 1})
+NIL_ID, MAX_ID = 0, 2**128 - 1
 
 
 def _id(value: UUID) -> UUID:
-    if value.int in NO_IDS:
+    if value.int in (NIL_ID, MAX_ID):
         raise PydanticCustomError("uuid_reserved", "Input should be a UUID other than the nil and the max UUID")
     return value
 

@@ -11,15 +11,14 @@ through a float (0.1, 2^63 and 1e400 come back as sent).
 """
 
 import json
-import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from schemas import outlines, refusals
 from schemas.events import (
@@ -27,9 +26,10 @@ from schemas.events import (
     BATCH_MIN_EVENTS,
     DEFAULT_CATEGORY,
     DEFAULT_PRIORITY,
+    MAX_ID,
     NAME_MAX_LENGTH,
     NAME_MIN_LENGTH,
-    NO_IDS,
+    NIL_ID,
     PROPERTIES_MAX_DEPTH,
     SEQUENCE_MAX,
     SEQUENCE_MIN,
@@ -37,12 +37,12 @@ from schemas.events import (
     Event,
     EventBatch,
     EventEnvelope,
-    EventTime,
     Priority,
 )
 from schemas.nesting import depth
 from schemas.refusals import ErrorItem, Invalid, TooDeep
 from schemas.slices import slices_of_array, slices_of_object
+from schemas.times import MILLISECONDS, SECONDS, microseconds, microseconds_as_sent, validate_time
 
 if TYPE_CHECKING:
     JsonText = str
@@ -94,12 +94,14 @@ _NOT_TAKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Validati
 def parse_event(body: bytes) -> ParsedEvent:
     """The event that ``body`` holds. Raises Invalid."""
     try:
-        return _parse_event_fast(body)
-    except TooDeep:
-        raise
+        event = _decode_event(_utf8(body))
+        too_deep = _settle((event,))
     except _NOT_TAKEN:
         body = body.removeprefix(BOM_UTF8)
         return _parse_event_slowly(body, large=outlines.is_large(body))
+    if too_deep:
+        raise TooDeep(PROPERTIES_MAX_DEPTH)
+    return event
 
 
 def parse_batch(body: bytes) -> ParsedBatch:
@@ -137,13 +139,6 @@ def parse_batch_leniently(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
         return _parse_each(body)
 
 
-def _parse_event_fast(body: bytes) -> ParsedEvent:
-    event = _decode_event(_utf8(body))
-    if _settle((event,)):
-        raise TooDeep(PROPERTIES_MAX_DEPTH)
-    return event
-
-
 def _parse_event_slowly(body: bytes, *, large: bool) -> ParsedEvent:
     if large:
         members = refusals.members_of_large(body)
@@ -153,7 +148,7 @@ def _parse_event_slowly(body: bytes, *, large: bool) -> ParsedEvent:
         event = refusals.check(body, Event)
         properties = str(_decode_raw_properties(body).properties, "utf-8")  # type: ignore[call-overload]
     fields = {name: getattr(event, name) for name in ParsedEvent.__struct_fields__}
-    fields["timestamp"] = None if event.timestamp is None else _microseconds(event.timestamp)
+    fields["timestamp"] = None if event.timestamp is None else microseconds(event.timestamp)
     fields["properties"] = NO_PROPERTIES if event.properties is None else properties
     if _is_too_deep(properties):
         raise TooDeep(PROPERTIES_MAX_DEPTH)
@@ -162,18 +157,17 @@ def _parse_event_slowly(body: bytes, *, large: bool) -> ParsedEvent:
 
 def _parse_batch_fast(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     batch = _decode_batch(_utf8(body))
-    too_deep = {id(event) for event in _settle(batch.events)}
+    too_deep = _settle(batch.events)
     if batch.sent_at is not None:
-        batch.sent_at = _event_microseconds(batch.sent_at)
+        batch.sent_at = microseconds_as_sent(batch.sent_at)
     if not too_deep:
         return batch, []
-    errors = [
-        item
-        for index, event in enumerate(batch.events)
-        if id(event) in too_deep
-        for item in _errors_at(index, TooDeep(PROPERTIES_MAX_DEPTH))
-    ]
-    batch.events = [event for event in batch.events if id(event) not in too_deep]
+    refused = set(map(id, too_deep))
+    errors: list[ErrorItem] = []
+    for index, event in enumerate(batch.events):
+        if id(event) in refused:
+            errors += _errors_at(index, TooDeep(PROPERTIES_MAX_DEPTH))
+    batch.events = [event for event in batch.events if id(event) not in refused]
     return batch, errors
 
 
@@ -191,13 +185,13 @@ def _parse_each(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     members = slices_of_object(body.decode("utf-8", "surrogatepass"))
     events = [one.encode("utf-8", "surrogatepass") for one in slices_of_array(members["events"])]
     client_id, sent_at = (json.loads(members.get(name, "null")) for name in ("client_id", "sent_at"))
-    return _judge(events, client_id, None if sent_at is None else _validate_time(sent_at), large=False)
+    return _judge(events, client_id, None if sent_at is None else validate_time(sent_at), large=False)
 
 
 def _judge(
     texts: list[bytes], client_id: str | None, sent_at: datetime | None, *, large: bool
 ) -> tuple[ParsedBatch, list[ErrorItem]]:
-    batch = ParsedBatch([], client_id, None if sent_at is None else _microseconds(sent_at))
+    batch = ParsedBatch([], client_id, None if sent_at is None else microseconds(sent_at))
     errors: list[ErrorItem] = []
     for index, text in enumerate(texts):
         try:
@@ -238,15 +232,18 @@ def _settle(events: Iterable[ParsedEvent]) -> list[ParsedEvent]:
                 event.properties = NO_PROPERTIES
             elif len(text) > _SHALLOW:
                 long.append(event)
-        if event.event_id is not None and event.event_id.int in NO_IDS:
+        event_id = event.event_id
+        if event_id is not None and not NIL_ID < event_id.int < MAX_ID:
             raise Invalid([])
         sent = event.timestamp
         if sent is not None:
             try:
-                event.timestamp = _seconds[sent[:20]] + _MILLISECONDS[sent[20:]]  # type: ignore[index]
+                event.timestamp = SECONDS[sent[:20]] + MILLISECONDS[sent[20:]]  # type: ignore[index]
             except (KeyError, TypeError):
-                event.timestamp = _event_microseconds(sent)
-    return [event for event in long if _is_too_deep(event.properties)] if long else long
+                event.timestamp = microseconds_as_sent(sent)
+    if long:
+        return [event for event in long if _is_too_deep(event.properties)]
+    return long
 
 
 #: Characters. Deeper objects are longer.
@@ -256,34 +253,3 @@ _SHALLOW = 2 * PROPERTIES_MAX_DEPTH
 def _is_too_deep(text: str) -> bool:
     # Counting brackets is cheap and never counts too few; only a suspect is looked at closely.
     return text.count("{") + text.count("[") > PROPERTIES_MAX_DEPTH and depth(text.encode()) > PROPERTIES_MAX_DEPTH
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.", re.ASCII)
-_validate_time = TypeAdapter(EventTime).validate_python
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def _event_microseconds(sent: str | int | float) -> int:
-    """µs since 1970 of a time as sent. Seconds in the usual form are remembered; the rest is read by pydantic."""
-    if type(sent) is str:
-        usual = sent[:19] + ".000Z" if sent[19:] == "Z" else sent
-        second, rest = usual[:20], usual[20:]
-        if rest in _MILLISECONDS and _SECOND.fullmatch(second):
-            if second not in _seconds:
-                if len(_seconds) >= SECONDS_MAX:
-                    _seconds.clear()
-                _seconds[second] = _microseconds(_validate_time(second + "0Z"))
-            return _seconds[second] + _MILLISECONDS[rest]
-    return _microseconds(_validate_time(sent))
-
-
-#: µs since 1970 of the times ``YYYY-MM-DDTHH:MM:SS.`` seen of late, and of ``000Z`` to ``999Z``. Together they are
-#: what browsers write.
-_seconds: dict[str, int] = {}
-SECONDS_MAX = 4096
-_MILLISECONDS = {f"{number:03}Z": number * 1000 for number in range(1000)}
