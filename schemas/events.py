@@ -59,6 +59,18 @@ def _storable(value: datetime) -> datetime:
 
 EventTime = Annotated[datetime, AfterValidator(_storable)]
 
+#: The nil and the max UUID of RFC 9562, which stand for "no id", and so would be that of many different events.
+NIL_ID, MAX_ID = 0, 2**128 - 1
+
+
+def _id(value: UUID) -> UUID:
+    if value.int in (NIL_ID, MAX_ID):
+        raise PydanticCustomError("uuid_reserved", "Input should be a UUID other than the nil and the max UUID")
+    return value
+
+
+EventId = Annotated[UUID, AfterValidator(_id)]
+
 
 class Event(BaseModel):
     """One thing that happened."""
@@ -74,7 +86,7 @@ class Event(BaseModel):
     page_url: str | None = Field(None, description="The page on which it happened")
     referrer: str | None = Field(None, description="The page before it")
     user_agent: str | None = Field(None, description="The client's user agent")
-    event_id: UUID | None = Field(
+    event_id: EventId | None = Field(
         None,
         description="Makes sending again safe: of the same id only the first event is stored. UUID version 7 is best",
     )

@@ -11,23 +11,25 @@ through a float (0.1, 2^63 and 1e400 come back as sent).
 """
 
 import json
-import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import msgspec
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from schemas import refusals
+from schemas import outlines, refusals
 from schemas.events import (
     BATCH_MAX_EVENTS,
     BATCH_MIN_EVENTS,
     DEFAULT_CATEGORY,
     DEFAULT_PRIORITY,
+    MAX_ID,
     NAME_MAX_LENGTH,
     NAME_MIN_LENGTH,
+    NIL_ID,
     PROPERTIES_MAX_DEPTH,
     SEQUENCE_MAX,
     SEQUENCE_MIN,
@@ -35,11 +37,12 @@ from schemas.events import (
     Event,
     EventBatch,
     EventEnvelope,
-    EventTime,
     Priority,
 )
-from schemas.refusals import ErrorItem, Invalid
+from schemas.nesting import depth
+from schemas.refusals import ErrorItem, Invalid, TooDeep
 from schemas.slices import slices_of_array, slices_of_object
+from schemas.times import MILLISECONDS, SECONDS, microseconds, microseconds_as_sent, validate_time
 
 if TYPE_CHECKING:
     JsonText = str
@@ -92,24 +95,28 @@ def parse_event(body: bytes) -> ParsedEvent:
     """The event that ``body`` holds. Raises Invalid."""
     try:
         event = _decode_event(_utf8(body))
-        _settle((event,))
+        too_deep = _settle((event,))
     except _NOT_TAKEN:
-        return _parse_event_slowly(body)
+        body = body.removeprefix(BOM_UTF8)
+        return _parse_event_slowly(body, large=outlines.is_large(body))
+    if too_deep:
+        raise TooDeep(PROPERTIES_MAX_DEPTH)
     return event
 
 
 def parse_batch(body: bytes) -> ParsedBatch:
     """The batch that ``body`` holds, all of its events valid. Raises Invalid."""
     try:
-        batch = _decode_batch(_utf8(body))
-        _settle(batch.events)
-        if batch.sent_at is not None:
-            batch.sent_at = _event_microseconds(batch.sent_at)
+        batch, errors = _parse_batch_fast(body)
     except _NOT_TAKEN:
-        refusals.check(body, EventBatch)
-        batch, errors = _parse_each(body)
-        if errors:
-            raise Invalid(errors) from None
+        body = body.removeprefix(BOM_UTF8)
+        if outlines.is_large(body):
+            batch, errors = _parse_large_batch(body)
+        else:
+            refusals.check(body, EventBatch)
+            batch, errors = _parse_each(body)
+    if errors:
+        raise Invalid(errors) from None
     return batch
 
 
@@ -119,37 +126,85 @@ def parse_batch_leniently(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     Raises Invalid when the batch as a whole can't be taken (no JSON, no list, 0 or 101 events …).
     """
     try:
-        return parse_batch(body), []
-    except Invalid as invalid:
+        return _parse_batch_fast(body)
+    except _NOT_TAKEN:
+        body = body.removeprefix(BOM_UTF8)
+        if outlines.is_large(body):
+            return _parse_large_batch(body)
         try:
             refusals.check(body, EventEnvelope, strict_json=False)
         except Invalid:
-            raise invalid from None
+            refusals.check(body, EventBatch)  # which words it like any other
+            raise
         return _parse_each(body)
+
+
+def _parse_event_slowly(body: bytes, *, large: bool) -> ParsedEvent:
+    if large:
+        members = refusals.members_of_large(body)
+        event: Event = refusals.check_large(body, members, Event)
+        properties = members.get("properties", b"null").decode()
+    else:
+        event = refusals.check(body, Event)
+        properties = str(_decode_raw_properties(body).properties, "utf-8")  # type: ignore[call-overload]
+    fields = {name: getattr(event, name) for name in ParsedEvent.__struct_fields__}
+    fields["timestamp"] = None if event.timestamp is None else microseconds(event.timestamp)
+    fields["properties"] = NO_PROPERTIES if event.properties is None else properties
+    if _is_too_deep(properties):
+        raise TooDeep(PROPERTIES_MAX_DEPTH)
+    return ParsedEvent(**fields)
+
+
+def _parse_batch_fast(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
+    batch = _decode_batch(_utf8(body))
+    too_deep = _settle(batch.events)
+    if batch.sent_at is not None:
+        batch.sent_at = microseconds_as_sent(batch.sent_at)
+    if not too_deep:
+        return batch, []
+    refused = set(map(id, too_deep))
+    errors: list[ErrorItem] = []
+    for index, event in enumerate(batch.events):
+        if id(event) in refused:
+            errors += _errors_at(index, TooDeep(PROPERTIES_MAX_DEPTH))
+    batch.events = [event for event in batch.events if id(event) not in refused]
+    return batch, errors
+
+
+def _parse_large_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
+    """What surrounds the events is judged first, then each of them alone. Raises Invalid."""
+    members = refusals.members_of_large(body)
+    text = members.get("events", b"")
+    events = outlines.elements(text) if text.startswith(b"[") else None
+    envelope: EventEnvelope = refusals.check_large(body, members, EventEnvelope, events)
+    return _judge(events or [], envelope.client_id, envelope.sent_at, large=True)
 
 
 def _parse_each(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     """Judge each event of a batch alone. What surrounds them has been found good."""
     members = slices_of_object(body.decode("utf-8", "surrogatepass"))
-    sent_at = json.loads(members.get("sent_at", "null"))
-    batch = ParsedBatch(
-        [], json.loads(members.get("client_id", "null")), None if sent_at is None else _event_microseconds(sent_at)
-    )
+    events = [one.encode("utf-8", "surrogatepass") for one in slices_of_array(members["events"])]
+    client_id, sent_at = (json.loads(members.get(name, "null")) for name in ("client_id", "sent_at"))
+    return _judge(events, client_id, None if sent_at is None else validate_time(sent_at), large=False)
+
+
+def _judge(
+    texts: list[bytes], client_id: str | None, sent_at: datetime | None, *, large: bool
+) -> tuple[ParsedBatch, list[ErrorItem]]:
+    batch = ParsedBatch([], client_id, None if sent_at is None else microseconds(sent_at))
     errors: list[ErrorItem] = []
-    for index, one in enumerate(slices_of_array(members["events"])):
+    for index, text in enumerate(texts):
         try:
-            batch.events.append(parse_event(one.encode("utf-8", "surrogatepass")))
+            event = _parse_event_slowly(text, large=True) if large else parse_event(text)
         except Invalid as invalid:
-            errors += [{**item, "loc": ["body", "events", index, *item["loc"][1:]]} for item in invalid.errors]
+            errors += _errors_at(index, invalid)
+        else:
+            batch.events.append(event)
     return batch, errors
 
 
-def _parse_event_slowly(body: bytes) -> ParsedEvent:
-    event: Event = refusals.check(body, Event)
-    fields = {name: getattr(event, name) for name in ParsedEvent.__struct_fields__}
-    fields["timestamp"] = None if event.timestamp is None else _microseconds(event.timestamp)
-    fields["properties"] = _properties_text(str(_decode_raw_properties(body).properties, "utf-8"))  # type: ignore[call-overload]
-    return ParsedEvent(**fields)
+def _errors_at(index: int, invalid: Invalid) -> list[ErrorItem]:
+    return [{**item, "loc": ["body", "events", index, *item["loc"][1:]]} for item in invalid.errors]
 
 
 def _utf8(body: bytes) -> bytes:
@@ -159,78 +214,42 @@ def _utf8(body: bytes) -> bytes:
     return body
 
 
-def _settle(events: Iterable[ParsedEvent]) -> None:
-    """Put the text of the properties and the µs of the time in their places. A hundred times a request."""
+def _settle(events: Iterable[ParsedEvent]) -> list[ParsedEvent]:
+    """Put the text of the properties and the µs of the time in their places. A hundred times a request.
+
+    Returns those whose properties are nested too deep.
+    """
+    long: list[ParsedEvent] = []
     for event in events:
         raw = event.properties
         if raw is _ABSENT:
             event.properties = NO_PROPERTIES
         else:
-            text = str(raw, "utf-8")  # type: ignore[call-overload]
-            event.properties = text if text[0] == "{" and len(text) <= _SHALLOW else _properties_text(text)
+            event.properties = text = str(raw, "utf-8")  # type: ignore[call-overload]
+            if text[0] != "{":
+                if text != "null":
+                    raise Invalid([])  # the slow way words this
+                event.properties = NO_PROPERTIES
+            elif len(text) > _SHALLOW:
+                long.append(event)
+        event_id = event.event_id
+        if event_id is not None and not NIL_ID < event_id.int < MAX_ID:
+            raise Invalid([])
         sent = event.timestamp
         if sent is not None:
             try:
-                event.timestamp = _seconds[sent[:20]] + _MILLISECONDS[sent[20:]]  # type: ignore[index]
+                event.timestamp = SECONDS[sent[:20]] + MILLISECONDS[sent[20:]]  # type: ignore[index]
             except (KeyError, TypeError):
-                event.timestamp = _event_microseconds(sent)
+                event.timestamp = microseconds_as_sent(sent)
+    if long:
+        return [event for event in long if _is_too_deep(event.properties)]
+    return long
 
 
 #: Characters. Deeper objects are longer.
 _SHALLOW = 2 * PROPERTIES_MAX_DEPTH
 
 
-def _properties_text(text: str) -> str:
-    if text[0] != "{":
-        if text == "null":
-            return NO_PROPERTIES
-        raise Invalid(refusals.wrong_type_of_properties())
+def _is_too_deep(text: str) -> bool:
     # Counting brackets is cheap and never counts too few; only a suspect is looked at closely.
-    if text.count("{") + text.count("[") > PROPERTIES_MAX_DEPTH and _depth(text) > PROPERTIES_MAX_DEPTH:
-        raise Invalid(refusals.too_deep(PROPERTIES_MAX_DEPTH))
-    return text
-
-
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
-
-
-def _depth(text: str) -> int:
-    deepest = depth = 0
-    for char in _STRINGS.sub("", text):
-        if char in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "}]":
-            depth -= 1
-    return deepest
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.", re.ASCII)
-_validate_time = TypeAdapter(EventTime).validate_python
-
-
-def _microseconds(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND
-
-
-def _event_microseconds(sent: str | int | float) -> int:
-    """µs since 1970 of a time as sent. Seconds in the usual form are remembered; the rest is read by pydantic."""
-    if type(sent) is str:
-        usual = sent[:19] + ".000Z" if sent[19:] == "Z" else sent
-        second, rest = usual[:20], usual[20:]
-        if rest in _MILLISECONDS and _SECOND.fullmatch(second):
-            if second not in _seconds:
-                if len(_seconds) >= SECONDS_MAX:
-                    _seconds.clear()
-                _seconds[second] = _microseconds(_validate_time(second + "0Z"))
-            return _seconds[second] + _MILLISECONDS[rest]
-    return _microseconds(_validate_time(sent))
-
-
-#: µs since 1970 of the times ``YYYY-MM-DDTHH:MM:SS.`` seen of late, and of ``000Z`` to ``999Z``. Together they are
-#: what browsers write.
-_seconds: dict[str, int] = {}
-SECONDS_MAX = 4096
-_MILLISECONDS = {f"{number:03}Z": number * 1000 for number in range(1000)}
+    return text.count("{") + text.count("[") > PROPERTIES_MAX_DEPTH and depth(text.encode()) > PROPERTIES_MAX_DEPTH

@@ -8,11 +8,15 @@ answer is one ``json_invalid`` item in the same form.
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
 import orjson
 from pydantic import BaseModel, ValidationError
+
+from schemas import outlines
 
 #: One entry of the contract's ``detail``: type, loc, msg, input and perhaps ctx.
 ErrorItem = dict[str, Any]
@@ -20,7 +24,8 @@ ErrorItem = dict[str, Any]
 INPUT_MAX_BYTES = 1024
 
 _TOO_DEEP = "Nested too deep"
-_INT_MAX_DIGITS = 4300
+#: More than an echo shows. ``int`` takes time by the square of the digits.
+_INT_MAX_DIGITS = INPUT_MAX_BYTES + 1
 _NOT_UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -38,44 +43,86 @@ def check(body: bytes, model: type[Model], *, strict_json: bool = True) -> Model
     """``body`` as a ``model``, read by FastAPI's steps and then by strict JSON's rules. Raises Invalid."""
     if not body:
         raise Invalid([_missing()])
+    value = _load(body)
+    valid = _validate(model, value, {})
+    if strict_json:
+        _check_strict_json(body, value)
+    return valid
+
+
+def members_of_large(body: bytes) -> dict[str, bytes]:
+    """The texts of the members that the contract names. Raises Invalid if the body is not strict JSON."""
+    with _faults_of_strict_json(body, None):
+        body.decode()
+        return outlines.members(body)
+
+
+def check_large(
+    text: bytes, members: Mapping[str, bytes], model: type[Model], events: list[bytes] | None = None
+) -> Model:
+    """A large object as a ``model``, of which the values that nest are empty. Raises Invalid.
+
+    ``members`` are the texts of its members, ``events`` those of the events if that is one of them and an array.
+    """
+    value = (
+        {name: outlines.outline(one) for name, one in members.items()} if members else outlines.outline(text.strip())
+    )
+    texts = {id(value[name]): one for name, one in members.items()} | {id(value): text}
+    if events is not None:
+        value["events"] = events
+        texts[id(events)] = members["events"]
+    return _validate(model, value, texts)
+
+
+def _validate(model: type[Model], value: Any, texts: Mapping[int, bytes]) -> Model:
+    """``texts`` are what is echoed of some values, by their ``id``."""
+    try:
+        return model.model_validate(value, from_attributes=True)
+    except ValidationError as error:
+        raise Invalid([_item(dict(item), texts) for item in error.errors(include_url=False)]) from None
+
+
+def _load(body: bytes) -> Any:
+    encoding = json.detect_encoding(body)
+    if encoding.startswith(("utf-16", "utf-32")):
+        raise Invalid([_json_invalid(0, f"The body is {encoding[:6].upper()}; JSON is sent as UTF-8")])
     try:
         # surrogatepass, as json.loads(bytes) has it: then pydantic names the field that holds the surrogate
-        value = json.loads(body.decode("utf-8", "surrogatepass"), parse_int=_parse_int)
+        return _decode_json(body.decode("utf-8", "surrogatepass"))
     except UnicodeDecodeError as error:
         raise Invalid([_bad_utf8(error)]) from None
     except json.JSONDecodeError as error:
         raise Invalid([_json_invalid(error.pos, error.msg)]) from None
     except RecursionError:
         raise Invalid([_json_invalid(0, _TOO_DEEP)]) from None
-    try:
-        valid = model.model_validate(value, from_attributes=True)
-    except ValidationError as error:
-        raise Invalid([_item(dict(item)) for item in error.errors(include_url=False)]) from None
-    if strict_json:
-        _check_strict_json(body, value)
-    return valid
 
 
-def _parse_int(digits: str) -> int | float:
-    # int() refuses more digits than this; whoever wants the number itself has the text of properties
-    return int(digits) if len(digits) <= _INT_MAX_DIGITS else float(digits)
+def _parse_int(digits: str) -> int:
+    return int(digits[:_INT_MAX_DIGITS])  # out of every range all the same; properties are kept as text
 
 
-def too_deep(limit: int) -> list[ErrorItem]:
-    """The item for properties nested beyond ``limit`` levels."""
-    return [_json_invalid("properties", f"Nested more than {limit} levels deep")]
+_decode_json = json.JSONDecoder(parse_int=_parse_int).decode
 
 
-def wrong_type_of_properties() -> list[ErrorItem]:
-    """A placeholder that sends the body to ``check``, which words this better."""
-    return [_json_invalid("properties", "Not an object")]
+class TooDeep(Invalid):
+    """Nothing is wrong with the body but that properties are nested beyond ``limit`` levels."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__([_json_invalid("properties", f"Nested more than {limit} levels deep")])
 
 
 def _check_strict_json(body: bytes, value: Any) -> None:
     """Refuse what json.loads lets pass and the column could not keep as JSON: NaN, lone surrogates, bad UTF-8."""
-    try:
+    with _faults_of_strict_json(body, value):
         body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
+
+
+@contextmanager
+def _faults_of_strict_json(body: bytes, value: Any) -> Iterator[None]:
+    """Raise what msgspec raises as Invalid. If the ``value`` of the body is known, a lone surrogate has a place."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise Invalid([_bad_utf8(error)]) from None
     except RecursionError:
@@ -90,18 +137,27 @@ def _check_strict_json(body: bytes, value: Any) -> None:
 
 def _lone_surrogate(value: Any) -> ErrorItem | None:
     """An item for the first string that is not Unicode, in pydantic's words: it has them only for bounded strings."""
-    places: list[tuple[list[int | str], Any]] = [(["body"], value)]
-    while places:
-        loc, value = places.pop()
+    loc: list[int | str] = ["body"]
+    inside: list[Iterator[tuple[int | str, Any]]] = []  # of each level that loc has, what is still to be looked at
+    while True:
         if isinstance(value, str) and _SURROGATES.search(value):
             return {"type": "string_unicode", "loc": loc, "msg": _NOT_UNICODE, "input": _printable(value)}
         if isinstance(value, dict):
-            for key, one in reversed(value.items()):
-                places.append(([*loc, _SURROGATES.sub("\ufffd", key)], one))
-                places.append((loc, key))
+            inside.append(iter(value.items()))
+            loc.append("")
         elif isinstance(value, list):
-            places += reversed([([*loc, index], one) for index, one in enumerate(value)])
-    return None
+            inside.append(iter(enumerate(value)))
+            loc.append("")
+        while True:
+            if not inside:
+                return None
+            if member := next(inside[-1], None):
+                break
+            inside.pop()
+            loc.pop()
+        loc[-1], value = member
+        if isinstance(key := loc[-1], str) and _SURROGATES.search(key):
+            return {"type": "string_unicode", "loc": loc[:-1], "msg": _NOT_UNICODE, "input": _printable(key)}
 
 
 def _missing() -> ErrorItem:
@@ -118,8 +174,10 @@ def _json_invalid(place: int | str, reason: str) -> ErrorItem:
     }
 
 
-def _item(error: dict[str, Any]) -> ErrorItem:
-    item = {name: error[name] for name in ("type", "loc", "msg")} | {"input": _printable(error["input"])}
+def _item(error: dict[str, Any], texts: Mapping[int, bytes]) -> ErrorItem:
+    nested = isinstance(error["input"], dict | list) and texts.get(id(error["input"]))
+    echo = _cut(nested) if nested else _printable(error["input"])
+    item = {name: error[name] for name in ("type", "loc", "msg")} | {"input": echo}
     item["loc"] = ["body", *error["loc"]]
     if "ctx" in error:
         item["ctx"] = _printable(error["ctx"])
@@ -144,8 +202,11 @@ def _printable(value: Any) -> Any:
             return _clean(value)
         except RecursionError:  # a thousand brackets
             return _CUT
-    cut = value.encode("utf-8", "replace") if isinstance(value, str) else encoded
-    return cut[:INPUT_MAX_BYTES].decode(errors="ignore") + _CUT
+    return _cut(value.encode("utf-8", "replace") if isinstance(value, str) else encoded)
+
+
+def _cut(text: bytes) -> str:
+    return text[:INPUT_MAX_BYTES].decode(errors="ignore") + _CUT
 
 
 _CUT = "…"

@@ -155,7 +155,7 @@ def direct_way(app: web.Application) -> Way:
     heads = Heads(dict(zip(paths, (True, False), strict=True)), app[TOKENS], app[CORS])
     counts = app[metrics.METRICS]
     single, batch = (counts.requests("POST", path) for path in paths)
-    limits = settings.max_body_bytes, settings.body_timeout
+    limits = min(settings.max_body_bytes, track.AT_ONCE_MAX_BYTES), settings.body_timeout
     return Way(heads, app[track.INTAKE], counts, app[REFUSALS], *paths, single, batch, app[LEAVING], *limits)
 
 

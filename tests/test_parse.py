@@ -27,15 +27,14 @@ from schemas.events import (
 )
 from schemas.parse import (
     NO_PROPERTIES,
-    SECONDS_MAX,
     ParsedBatch,
     ParsedEvent,
-    _seconds,
     parse_batch,
     parse_batch_leniently,
     parse_event,
 )
 from schemas.refusals import Invalid
+from schemas.times import SECONDS, SECONDS_MAX
 from tests.support.fastapi_peer import (
     EVENTS_OF_ALL_KINDS,
     NUMBERS,
@@ -132,7 +131,7 @@ def test_only_some_seconds_are_remembered() -> None:
     for number in range(2 * SECONDS_MAX):
         parse_event(b'{"event_name":"e","timestamp":"2024-01-01T%02d:%02d:%02d.000Z"}'
                     % (number // 3600, number // 60 % 60, number % 60))  # fmt: skip
-        assert len(_seconds) <= SECONDS_MAX
+        assert len(SECONDS) <= SECONDS_MAX
 
 
 @given(number=NUMBERS)

@@ -1,11 +1,18 @@
 """The refusals of late: every refusal is there, in the client's words, and nothing that a client sent."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from schemas.events import Event, EventBatch
+from schemas.parse import parse_batch, parse_event
+from schemas.refusals import Invalid
 from service.api.refusals import MOST, REASON_MAX_LENGTH, REFUSALS_OF_ALL, Refusals, reason_of
 from service.api.state import States
 from tests.support import wait_until
@@ -35,6 +42,9 @@ def test_refusals_are_told_with_route_status_reason_and_the_name_of_the_token(
     assert service.post({"event_name": "x"}, token=SECRET).status == 401
     assert service.post({"event_name": "x"}, token=READ).status == 403
     assert service.post(b'{"' + SECRET.encode()).status == 422
+    assert service.post({"event_name": "x", "properties": {SECRET: "\ud800"}}).status == 422
+    assert service.post_batch([{"event_name": "x", SECRET: [{SECRET: "\ud800"}]}]).status == 422
+    assert service.post({"event_name": "x"}, f"/{SECRET}").status == 404
     assert service.post(b" " * 3000).status == 413
     assert service.post(compressed({})[:-4], Content_Encoding="gzip").status == 400
     assert service.post_batch([{"event_name": ""}, {"event_name": "kept"}], Prefer="handling=lenient").status == 200
@@ -50,6 +60,7 @@ def test_refusals_are_told_with_route_status_reason_and_the_name_of_the_token(
         ("GET", PATH, 401, None, 1),
         ("GET", PATH, 403, write, 1),
         ("POST", BATCH, 422, write, 3),
+        ("POST", BATCH, 422, write, 1),
         ("POST", EVENTS, 401, None, 1),
         ("POST", EVENTS, 403, read, 1),
         ("POST", EVENTS, 422, write, 1),
@@ -59,6 +70,7 @@ def test_refusals_are_told_with_route_status_reason_and_the_name_of_the_token(
         ("POST", f"{EVENTS}/beacon", 422, write, 1),
         ("GET", STATS, 503, read, 1),
         ("GET", "unknown", 404, None, 1),
+        ("POST", "unknown", 404, write, 1),
         ("PUT", "unknown", 405, None, 1),
     }
     assert [one["last_at"] for one in found] == sorted((one["last_at"] for one in found), reverse=True)
@@ -120,3 +132,55 @@ def test_the_reason_of_an_invalid_body_is_its_first_fault_without_numbers() -> N
     assert reason_of([first]) == "body.events.*.event_name: Field required"
     assert reason_of([first, first]) == "body.events.*.event_name: Field required (and more)"
     assert reason_of([{"loc": ["body", 3], "msg": "JSON decode error"}]) == "body: JSON decode error"
+    assert reason_of([{"loc": ["query", "session_id"], "msg": "Field required"}]) == "query.session_id: Field required"
+
+
+#: Bodies of a client that makes up something new each time, and what is told of all of them.
+MADE_UP: dict[str, Callable[[str], Any]] = {
+    "body.properties.…: ": lambda new: {"event_name": "a", "properties": {new: HALF}},
+    "body.properties: ": lambda new: {"event_name": "a", "properties": {f"{new}{HALF}": 1}},
+    "body.…: ": lambda new: {"event_name": "a", new: {new: [HALF]}},
+    "body.page_url: ": lambda new: {"event_name": "a", "page_url": f"{new}{HALF}"},
+    "body.events.…: ": lambda new: {"event_name": "a", "events": {new: {"event_name": HALF}}},
+    "body.events.*.properties.…: ": lambda new: {"events": [{"event_name": "a", "properties": {new: HALF}}] * 2},
+    "body.events.*.…: ": lambda new: {"events": [{"event_name": "a"}] * int(new) + [{"event_name": "a", new: HALF}]},
+    "body.events.*.event_id: ": lambda new: {
+        "events": [{"event_name": "a"}] * int(new) + [{"event_name": "a", "event_id": new}]
+    },
+    "body.events: ": lambda new: {"events": [{"event_name": "a"}] * (101 + int(new))},
+    "body.event_id: ": lambda new: {"event_name": "a", "event_id": new},
+    "body: ": lambda new: {"event_name": "a", new * int(new): float("nan")},
+    "body.timestamp: ": lambda new: {"event_name": "a", "timestamp": 10**15 * int(new)},
+    "body.category: ": lambda new: {"event_name": "a", "category": new},
+}  # fmt: skip
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize("place", MADE_UP)
+def test_what_a_client_makes_up_is_not_told_and_makes_few_kinds(place: str) -> None:
+    reasons = set()
+    for number in range(1, 100):
+        body = MADE_UP[place](str(number))
+        parse = parse_batch if isinstance(body.get("events"), list) else parse_event
+        with pytest.raises(Invalid) as refused:
+            parse(json.dumps(body).encode())
+        reasons.add(reason_of(refused.value.errors))
+    assert len(reasons) <= 4, reasons
+    assert all(reason.startswith(place) for reason in reasons), reasons
+
+
+@given(place=st.lists(st.integers() | st.sampled_from(["events", "properties", "event_name"]) | st.text(), max_size=9))
+def test_of_a_place_only_what_the_contract_names_is_told(place: list[int | str]) -> None:
+    shown = reason_of([{"loc": ["body", *place], "msg": "M"}])
+    fields = "|".join([*Event.model_fields, *EventBatch.model_fields])
+    assert re.fullmatch(rf"body(\.events(\.\*)?)?(\.({fields}))?(\.…)?: M", shown)
+
+
+@pytest.mark.parametrize("character", ["x", "`", "5", "\n", "é", "'"])
+@pytest.mark.parametrize("form", ["{}", "0190b3a0-0000-7000-8000-00000000000{}", "{}190b3a0-0000-7000-8000", "{{{}}}"])
+def test_no_character_of_an_id_is_told(form: str, character: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        parse_event(json.dumps({"event_name": "a", "event_id": form.format(character) + "!"}).encode())
+    reason = reason_of(refused.value.errors)
+    assert reason.startswith("body.event_id: Input should be a valid UUID, ")
+    assert not re.search(r"[é5!\n`]|found x", reason.removeprefix("body.event_id: "))

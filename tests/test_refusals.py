@@ -1,6 +1,7 @@
 """What is refused, and in which words: those of FastAPI with the same models, for every kind of fault."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -223,10 +224,49 @@ def test_value_that_can_not_be_kept_as_json_is_refused(field: bytes, value: byte
         assert type == "json_invalid" or field.decode() in item["loc"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"])
-def test_body_in_another_encoding_than_utf8_is_refused(encoding: str) -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_body_in_another_encoding_than_utf8_is_refused_by_its_name(encoding: str) -> None:
     for body, path in (('{"event_name":"é"}', EVENTS), ('{"events":[{"event_name":"é"}]}', BATCH)):
-        assert [item["type"] for item in _errors(body.encode(encoding), path)] == ["json_invalid"]
+        [item] = _errors(body.encode(encoding), path)
+        assert item["type"] == "json_invalid"
+        assert item["ctx"] == {"error": f"The body is {encoding[:6].upper()}; JSON is sent as UTF-8"}
+
+
+@given(body=VALID_EVENTS | EVENTS_OF_ALL_KINDS)
+@example(body='{"event_name":"a",}')
+@example(body='{"event_name":"a"} x')
+@example(body="\ufeff{}")
+def test_byte_order_mark_before_an_event_changes_nothing(peer: Peer, body: str) -> None:
+    marked = BOM_UTF8 + body.encode()
+    outcome = assert_agreement(peer, marked)
+    if not body.startswith("\ufeff"):
+        assert outcome == parse(body.encode())
+        assert parse(BOM_UTF8 + b'{"events":[%b]}' % body.encode(), BATCH) == parse(
+            b'{"events":[%b]}' % body.encode(), BATCH
+        )
+
+
+def test_byte_order_mark_before_a_lenient_batch_changes_nothing() -> None:
+    batch = b'{"events":[{"event_name":"a"},{}],"client_id":"\xc3\xa9"}'
+    assert parse_batch_leniently(BOM_UTF8 + batch) == parse_batch_leniently(batch)
+
+
+@pytest.mark.parametrize("digit", ["0", "f", "F"])
+@pytest.mark.parametrize("form", ["{0}-{1}-{1}-{1}-{2}", "{0}{1}{1}{1}{2}", "urn:uuid:{0}-{1}-{1}-{1}-{2}",
+                                  "{{{0}-{1}-{1}-{1}-{2}}}"])  # fmt: skip
+def test_id_that_stands_for_no_id_is_refused_in_every_spelling(peer: Peer, form: str, digit: str) -> None:
+    """Many clients would send it, each for its own events, of which one would be stored."""
+    sent = form.format(digit * 8, digit * 4, digit * 12)
+    event = json.dumps({"event_name": "a", "event_id": sent}).encode()
+    [item] = _errors(event)
+    assert (item["type"], item["loc"], item["input"]) == ("uuid_reserved", ["body", "event_id"], sent)
+    assert_agreement(peer, event)
+    batch = b'{"events":[{"event_name":"b"},%b]}' % event
+    assert [item["loc"] for item in _errors(batch, BATCH)] == [["body", "events", 1, "event_id"]]
+    kept, [item] = parse_batch_leniently(batch)
+    assert ([one.event_name for one in kept.events], item["loc"]) == (["b"], ["body", "events", 1, "event_id"])
+    neighbour = sent.replace(digit * 12, f"{digit * 11}7")
+    assert parse_event(event.replace(sent.encode(), neighbour.encode())).event_id is not None
 
 
 @pytest.mark.parametrize("text", [b"\\ud800", b"a\\udfffb", b"\\udc00\\ud800"])
@@ -265,6 +305,14 @@ def test_long_input_is_echoed_by_its_first_kilobyte(value: Any, echo: str) -> No
 def test_input_of_a_kilobyte_is_echoed_whole(text: str) -> None:
     (item,) = _errors(json.dumps({"event_name": "a", "category": text}).encode())
     assert item["input"] == text
+
+
+@pytest.mark.parametrize("path", [EVENTS, BATCH])
+def test_empty_list_as_properties_is_refused_in_the_words_of_fastapi(peer: Peer, path: str) -> None:
+    """PHP writes an empty array so. docs/errors.md says what to do."""
+    event = b'{"event_name":"a","properties":[]}'
+    [item] = assert_agreement(peer, event if path == EVENTS else b'{"events":[%b]}' % event, path)
+    assert (item["type"], item["msg"], item["input"]) == ("dict_type", "Input should be a valid dictionary", [])
 
 
 @pytest.mark.parametrize("text", ["", "x" * 2000], ids=["short", "long"])

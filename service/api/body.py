@@ -5,8 +5,10 @@ a handler can refuse, and goes on unpacking what no handler reads.
 """
 
 import asyncio
+import re
 import sys
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -22,8 +24,29 @@ else:
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 _GZIP_WINDOW = 31
+#: What is given to the unpacker of a further member at a time: it copies what it does not use.
+_STEP = 4096
+#: gzip ignores zeros behind a member, which tapes and block devices leave there.
+_PADDING = re.compile(rb"\0*")
 #: Larger windows are refused: they would be memory for the asking (RFC 8878 recommends decoders to support 8 MB).
 _ZSTD_WINDOW_LOG_MAX = 23
+
+
+def _gzip() -> Any:
+    return zlib.decompressobj(_GZIP_WINDOW)
+
+
+def _zstd() -> Any:
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX})
+
+
+#: How many members or frames a body may have: an empty one costs as much as kilobytes of text, and more in zstd.
+GZIP_MEMBERS_MAX, ZSTD_FRAMES_MAX = 20_000, 2_000
+_UNPACKERS: dict[str, tuple[Callable[[], Any], int]] = {
+    "gzip": (_gzip, GZIP_MEMBERS_MAX),
+    "x-gzip": (_gzip, GZIP_MEMBERS_MAX),
+    "zstd": (_zstd, ZSTD_FRAMES_MAX),
+}
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -82,21 +105,36 @@ async def leave_expect(request: web.Request) -> None:
 
 def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
     encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in _UNPACKERS:
+        raise UnsupportedEncoding
     try:
-        if encoding in ("gzip", "x-gzip"):
-            gzip = zlib.decompressobj(_GZIP_WINDOW)
-            data, whole, rest = gzip.decompress(body, limit + 1), gzip.eof, gzip.unused_data
-        elif encoding == "zstd":
-            frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG_MAX})
-            data, whole, rest = frame.decompress(body, limit + 1), frame.eof, frame.unused_data
-        elif encoding in ("", "identity"):
-            return body
-        else:
-            raise UnsupportedEncoding
+        return _unpack_members(body, encoding, limit)
     except (zlib.error, zstd.ZstdError):
         raise BadRequest(f"The body is not valid {encoding}") from None
-    if len(data) > limit:
-        raise BodyTooLarge(f"The unpacked body is larger than {limit} bytes")
-    if not whole or rest:
-        raise BadRequest(f"The body is not one whole {encoding} stream")
-    return data
+
+
+def _unpack_members(body: bytes, encoding: str, limit: int) -> bytes:
+    """All members of a gzip file, or frames of a zstd file, one after the other."""
+    rest, place, room = memoryview(body), 0, limit
+    parts: list[bytes] = []
+    step = len(body)  # usually there is one, and it is unpacked in one go
+    new_member, most = _UNPACKERS[encoding]
+    for _ in range(most):
+        member = new_member()
+        while not member.eof:
+            if place == len(body):
+                raise BadRequest(f"The body is not one whole {encoding} stream")
+            piece = rest[place : place + step]
+            parts.append(member.decompress(piece, room + 1))
+            room -= len(parts[-1])
+            if room < 0:
+                raise BodyTooLarge(f"The unpacked body is larger than {limit} bytes")
+            place += len(piece) - len(member.unused_data)
+        if encoding != "zstd":
+            place = _PADDING.match(body, place).end()  # type: ignore[union-attr]
+        if place == len(body):
+            return b"".join(parts)
+        step = _STEP
+    raise BadRequest(f"The body has more than {most} members of {encoding}")

@@ -4,6 +4,7 @@ Refusals that are alike are one entry with a count, so that one client that trie
 others. Nothing of a body is kept, and of an access token only its name. See docs/adr/0016-recent-refusals.md.
 """
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from schemas.events import Event, EventBatch
 from schemas.refusals import ErrorItem
 from service.api.auth import authorize
 from service.api.respond import iso, json_response
@@ -20,6 +22,8 @@ from service.api.state import STATES, Kind, States
 #: So many kinds of refusals are remembered, and so many characters of a reason.
 MOST = 100
 REASON_MAX_LENGTH = 200
+#: In the place of a fault, for the keys that clients made up.
+_UNNAMED = "…"
 
 
 class Refusal(NamedTuple):
@@ -76,11 +80,35 @@ async def get_refusals(request: web.Request) -> web.Response:
 def reason_of(errors: Iterable[ErrorItem]) -> str:
     """Why a body is not valid, in a line: the first fault with its place, and how many more there are.
 
-    Without numbers of events and positions, so that the same fault in another event is the same reason.
+    Without what the client made up, so that nothing of it is told, and the same fault elsewhere is the same reason: of
+    the place only what the contract names, no numbers of events and positions; of the message no part of the input.
     """
     first, *more = errors
-    place = ".".join("*" if isinstance(part, int) else part for part in first["loc"]).removesuffix(".*")
-    return f"{place}: {first['msg']}{' (and more)' if more else ''}"
+    message = first["msg"]
+    for name in _OF_THE_INPUT & first.get("ctx", {}).keys():
+        detail = str(first["ctx"][name])
+        message = message.replace(detail, _MADE_UP.sub("*", detail))
+    return f"{_place(*first['loc'])}: {message}{' (and more)' if more else ''}"
+
+
+#: What pydantic's messages say of the input: how long a list is, which character is where in an id.
+_OF_THE_INPUT = {"actual_length", "error"}
+_MADE_UP = re.compile(r"`[^`]*`|`|\d+")
+_NAMES = {*Event.model_fields, *EventBatch.model_fields}
+
+
+def _place(root: str, *path: int | str) -> str:
+    shown = [root]
+    if path[:1] == ("events",):
+        of_one = len(path) > 1 and isinstance(path[1], int)
+        shown += ["events", "*"] if of_one and len(path) > 2 else ["events"]
+        path = path[2 if of_one else 1 :]
+    if path and isinstance(path[0], str):
+        named = root == "query" or path[0] in _NAMES
+        shown.append(path[0] if named else _UNNAMED)
+        if named and len(path) > 1:
+            shown.append(_UNNAMED)
+    return ".".join(shown)
 
 
 def partly(refused: Iterable[str]) -> str:

@@ -1,17 +1,19 @@
 """Events in: validate, make durable, acknowledge."""
 
+import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 
-from schemas.parse import ParsedBatch, parse_batch, parse_batch_leniently, parse_event
+from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
 from schemas.payload import EncodedRows
-from schemas.refusals import ErrorItem
+from schemas.refusals import ErrorItem, Invalid
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from service.api.auth import authorize, authorize_by_address
 from service.api.body import read_body
@@ -23,7 +25,12 @@ from service.ratelimit import RateLimit
 from service.writer import BatchWriter
 
 WRITER: web.AppKey[BatchWriter] = web.AppKey("writer", BatchWriter)
+#: A larger body is parsed on a thread, since the worst of that size take as long as hundreds of usual requests.
+AT_ONCE_MAX_BYTES = 2**18
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+
+
+Parsed = TypeVar("Parsed")
 
 
 class Accepted(NamedTuple):
@@ -44,6 +51,7 @@ class Intake:
     def __init__(self, writer: BatchWriter, rate_limit: RateLimit | None) -> None:
         self.writer = writer
         self.rate_limit = rate_limit
+        self._parser = ThreadPoolExecutor(1, "parser")  # one: several would make the event loop wait for each in turn
 
     def check_rate(self, source: str) -> None:
         """Raise RateLimited if this token must wait."""
@@ -51,8 +59,11 @@ class Intake:
             self.rate_limit.check(source)
 
     def event(self, source: str, body: bytes, key: str | None = None) -> Accepted:
-        """One event. Raises Invalid, RequestError."""
-        event = parse_event(body)
+        """One event, parsed at once. Raises Invalid, RequestError."""
+        return self.accept_event(source, parse_event(body), key)
+
+    def accept_event(self, source: str, event: ParsedEvent, key: str | None = None) -> Accepted:
+        """One event. Raises RequestError."""
         if event.priority in self.writer.shed_priorities():
             raise Shed(retry_after=self.writer.seconds_to_room())
         now = time.time_ns() // 1000
@@ -67,11 +78,16 @@ class Intake:
         return Accepted(rows, json_body(ack))
 
     def batch(self, source: str, body: bytes, key: str | None = None, *, lenient: bool = False) -> Accepted:
-        """Up to 100 events, all of them; if ``lenient``, the valid ones. Raises Invalid, RequestError.
+        """Up to 100 events, parsed at once. Raises Invalid, RequestError."""
+        return self.accept_batch(source, *_batch_parser(lenient)(body), key, lenient=lenient)
+
+    def accept_batch(
+        self, source: str, batch: ParsedBatch, errors: list[ErrorItem], key: str | None = None, *, lenient: bool = False
+    ) -> Accepted:
+        """The valid events of a batch, with the ``errors`` of the others. Raises RequestError.
 
         Near the spool's cap, those of the priorities that are still taken: there may be no rows.
         """
-        batch, errors = parse_batch_leniently(body) if lenient else (parse_batch(body), [])
         invalid = {item["loc"][2] for item in errors}
         received = len(batch.events) + len(invalid)
         places = [place for place in range(received) if place not in invalid]
@@ -100,6 +116,12 @@ class Intake:
         }
         return Accepted(rows, json_body(ack | ({"errors": errors} if errors else {})), headers, refused_by)
 
+    async def parse(self, parser: Callable[[bytes], Parsed], body: bytes) -> Parsed:
+        """What the parser makes of the body: on a thread if it may take long. Raises Invalid."""
+        if len(body) <= AT_ONCE_MAX_BYTES:
+            return parser(body)
+        return await asyncio.get_running_loop().run_in_executor(self._parser, parser, body)
+
     def _count(self, source: str, events: int) -> None:
         if self.rate_limit and events:
             self.rate_limit.take(source, events)
@@ -112,7 +134,9 @@ async def track_event(request: web.Request) -> web.Response:
     """One event, kept when this returns 200."""
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
-    return await _keep(request, source, request.app[INTAKE].event(source, body, key), len(body))
+    intake = request.app[INTAKE]
+    event = await intake.parse(parse_event, body)
+    return await _keep(request, source, intake.accept_event(source, event, key), len(body))
 
 
 async def track_batch(request: web.Request) -> web.Response:
@@ -120,7 +144,9 @@ async def track_batch(request: web.Request) -> web.Response:
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
     lenient = prefers_lenient(request.headers.getall("Prefer", ()))
-    return await _keep(request, source, request.app[INTAKE].batch(source, body, key, lenient=lenient), len(body))
+    intake = request.app[INTAKE]
+    batch, errors = await intake.parse(_batch_parser(lenient), body)
+    return await _keep(request, source, intake.accept_batch(source, batch, errors, key, lenient=lenient), len(body))
 
 
 async def track_beacon(request: web.Request) -> web.Response:
@@ -130,10 +156,11 @@ async def track_beacon(request: web.Request) -> web.Response:
     """
     source = authorize_by_address(request).name
     body, key = await _receive(request, source)
-    accepted = request.app[INTAKE].batch(source, body, key, lenient=True)
-    if not accepted.rows:
-        accepted = request.app[INTAKE].batch(source, body, key)  # raises what is wrong with all of them
-    return await _keep(request, source, accepted, len(body))
+    intake = request.app[INTAKE]
+    batch, errors = await intake.parse(parse_batch_leniently, body)
+    if not batch.events:
+        raise Invalid(errors)
+    return await _keep(request, source, intake.accept_batch(source, batch, errors, key, lenient=True), len(body))
 
 
 async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None]:
@@ -153,6 +180,14 @@ async def _keep(request: web.Request, source: str, accepted: Accepted, size: int
         request.app[METRICS].events_not_taken(accepted.refused)
         request.app[REFUSALS].add(request.method, request.path, 200, partly(accepted.refused), source)
     return body_response(accepted.body, headers=accepted.headers)
+
+
+def _batch_parser(lenient: bool) -> Callable[[bytes], tuple[ParsedBatch, list[ErrorItem]]]:
+    return parse_batch_leniently if lenient else _parse_whole_batch
+
+
+def _parse_whole_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
+    return parse_batch(body), []
 
 
 def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[int], list[ErrorItem]]:

@@ -5,6 +5,7 @@ It runs in this process; the models that its handlers were given are kept, so th
 
 import asyncio
 import json
+from codecs import BOM_UTF8
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, get_args
 
@@ -85,7 +86,7 @@ def assert_agreement(peer: Peer, body: bytes, path: str = EVENTS) -> Outcome:
         assert theirs.status == 200, f"took {body!r}, but FastAPI answered {theirs}"
         assert is_storable(body), f"took {body!r}"
         assert_same_values(ours, theirs.model)
-    elif theirs.status == 422 and json.detect_encoding(body) == "utf-8":
+    elif theirs.status == 422 and json.detect_encoding(body) in ("utf-8", "utf-8-sig"):
         assert_same_errors(ours, theirs.errors)
     elif theirs.status == 200:
         assert not is_storable(body), f"refused with {ours}, but FastAPI took {body!r}"
@@ -106,7 +107,9 @@ def is_storable(body: bytes) -> bool:
     """Whether json.loads takes it and it is UTF-8 without NaN and half characters, also where a key is given twice."""
     constants: list[str] = []
     try:
-        value = json.loads(body.decode(), parse_constant=constants.append, object_pairs_hook=list)
+        value = json.loads(
+            body.removeprefix(BOM_UTF8).decode(), parse_constant=constants.append, object_pairs_hook=list
+        )
         json.dumps(value, ensure_ascii=False).encode()
     except ValueError:
         return False
