@@ -77,7 +77,8 @@ def create_app(
     app[metrics.METRICS] = counts = Metrics()
     app[REFUSALS] = Refusals()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)
-    app[LOAD] = Load(max(1, settings.max_inflight_bytes // worker.count))
+    inflight = max(1, settings.max_inflight_bytes // worker.count)
+    app[LOAD] = Load(inflight, settings.keepalive_timeout, settings.body_timeout)
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     prefix = settings.path_prefix

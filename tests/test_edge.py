@@ -123,11 +123,8 @@ MALFORMED = {
 @pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_malformed_is_refused_once_and_the_connection_closed(service: Service, request_: bytes) -> None:
     received = exchange(service, [request_])
-    # A reset may overtake the answer where the client was still sending.
-    assert received or len(request_) > 65536
-    if received:
-        assert received.split()[1] == b"400"
-        assert isinstance(json.loads(received.partition(b"\r\n\r\n")[2])["detail"], str), "one answer, in JSON"
+    assert received.split()[1] == b"400"
+    assert isinstance(json.loads(received.partition(b"\r\n\r\n")[2])["detail"], str), "one answer, in JSON"
 
 
 STRANGE = {
@@ -155,8 +152,7 @@ STRANGE = {
     "a path out of the folder": (head(CLOSE, method="GET", path="/docs/../../../etc/passwd"), [404]),
     "an encoded path out of the folder": (head(CLOSE, method="GET", path="/docs/%2e%2e/%2e%2e/etc/passwd"), [404]),
     "a path of half an address": (head(CLOSE, method="GET", path="//["), [404]),
-    "a request behind an upgrade": (post(BODY, "Connection: Upgrade", "Upgrade: h2c") + SMUGGLED, [200]),
-    "a request behind a WebSocket": (post(BODY, "Connection: Upgrade", "Upgrade: websocket") + SMUGGLED, [200]),
+    "a request behind an upgrade": (post(BODY, "Connection: Upgrade", "Upgrade: h2c") + post(BODY, CLOSE), [200, 200]),
 }
 
 

@@ -65,8 +65,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         add_cors(request, response)
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
-    elif "Upgrade" in request.headers:
-        response.force_close()  # aiohttp drops what came with it: what comes next may begin in the middle of a request
+    elif "Upgrade" in request.headers or request.method == hdrs.METH_CONNECT:
+        # Of an upgrade that service/api/framing.py did not see, aiohttp drops what came with it: what comes next may
+        # begin in the middle of a request.
+        response.force_close()
     if response.status >= 400:
         if reason is not None:  # else it is a health that is not good
             request.app[REFUSALS].add(*route, response.status, reason, name_of(request))

@@ -1,7 +1,8 @@
 """The heads of POSTs that bring events, read without aiohttp.
 
 Of a head there is a ``Head`` only if nothing in it is out of the ordinary: HTTP/1.1 on a kept connection, a known
-token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed.
+token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed. An
+offer to upgrade is ignored, as service/api/framing.py ignores it for aiohttp.
 All else is left to aiohttp, which words the refusals. So no rule exists twice: what is read here is a part of what
 aiohttp takes, and a test holds that it means the same there.
 
@@ -28,7 +29,11 @@ _NAME = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrs
 _VALUE = bytes(byte for byte in range(256) if byte == ord("\t") or (byte >= ord(" ") and byte != 0x7F))
 _LENGTH = re.compile(rb"\d{1,10}")
 #: What changes how the request is to be read; a client that sends these is served by aiohttp.
-_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer")
+_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"te", b"trailer")
+#: Where a client says whether it keeps the connection; aiohttp's parser takes the second for the first. These options
+#: keep it, any other is left to aiohttp.
+_CONNECTION = (b"connection", b"proxy-connection")
+_KEPT = {b"keep-alive", b"upgrade", b"http2-settings", b""}
 #: What differs from request to request, so that remembering it would be of no use.
 _EACH_ITS_OWN = (b"idempotency-key", b"x-request-id")
 
@@ -75,8 +80,9 @@ class Heads:
 
     def _head(self, single: bool, headers: dict[bytes, bytes]) -> Head | None:
         length = headers.get(b"content-length", b"")
-        usual = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive" and b"host" in headers
-        if not usual or not _LENGTH.fullmatch(length) or any(name in headers for name in _NOT_HERE):
+        if b"host" not in headers or not all(_is_kept(headers[name]) for name in _CONNECTION if name in headers):
+            return None
+        if not _LENGTH.fullmatch(length) or any(name in headers for name in _NOT_HERE):
             return None
         try:
             token = token_with_scope(self._tokens, _text(headers.get(b"authorization", b"")), "write")
@@ -113,6 +119,10 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
             return None
         headers[name.lower()] = value
     return headers if len(headers) == len(lines) else None
+
+
+def _is_kept(options: bytes) -> bool:
+    return all(option.strip(b" \t") in _KEPT for option in options.lower().split(b","))
 
 
 def _text(value: bytes) -> str:
