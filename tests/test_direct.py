@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from service import sockets, tokens
+from service.api import track
 from service.api.connection import OPTIONS, Connection, Load
 from service.api.direct import DirectConnection
 from service.api.framing import UNKNOWN, follow
@@ -27,6 +28,7 @@ from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
 from service.datadir import DataDir
 from service.dsn import parse_dsn
+from service.ratelimit import RateLimit
 from service.spool import Spool
 from service.store import Store
 from tests.support.service import BATCH, EVENTS, WRITE, Service
@@ -509,6 +511,24 @@ async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Des
             desk.left_to_aiohttp.clear()
             assert await ask(one, post()) == 200
             assert not desk.left_to_aiohttp, parts
+
+
+async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Spool, payload: bytes, rows: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    intake = desk.app[track.INTAKE]
+    intake.rate_limit = RateLimit(1e-9)  # a hundred, once
+    events = b'{"events":[%s]}' % b",".join([BODY] * 60)
+    full = head(f"Content-Length: {len(events)}", path=BATCH) + events
+    ways = [full, full.replace(b"Host", b"Content-Encoding: identity\r\nHost")]
+    async with client(desk) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "append", refuse)
+            assert [await ask(one, way) for way in ways * 3] == [503] * 6
+        assert [await ask(one, way) for way in [ways[0], ways[1], ways[0], ways[1]]] == [200, 200, 429, 429]
 
 
 async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_other_on_this_way(desk: Desk) -> None:

@@ -172,7 +172,7 @@ class DirectConnection(Connection):
             else:
                 accepted = intake.batch(head.source, body, head.key, lenient=head.lenient)
             if accepted.rows:
-                intake.writer.put(accepted.rows, len(body), self._settled)
+                intake.put(head.source, accepted.rows, len(body), self._settled)
         except Exception:  # whatever it is, aiohttp's way meets it again, and answers
             self._head = None
             self.end()
