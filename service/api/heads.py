@@ -35,7 +35,7 @@ _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"te", b"trai
 _CONNECTION = (b"connection", b"proxy-connection")
 _KEPT = {b"keep-alive", b"upgrade", b"http2-settings", b""}
 #: What differs from request to request, so that remembering it would be of no use.
-_EACH_ITS_OWN = (b"idempotency-key", b"x-request-id")
+_EACH_ITS_OWN = (b"idempotency-key", b"x-request-id", b"traceparent")
 
 
 class Head(NamedTuple):
