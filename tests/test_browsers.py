@@ -291,6 +291,8 @@ def test_the_routes_are_where_the_prefix_says_and_nowhere_else(
     make_service: Callable[..., Service], server_dsn: str
 ) -> None:
     service = make_service(server_dsn, ANALYTICS_PATH_PREFIX="/x/y-1", ANALYTICS_CORS_ORIGINS=SHOP).start()
+    assert service.post(b"{}", "/X/y-1/batch/").json == {"detail": "Not Found; the path is /x/y-1/batch"}
+    assert service.post(b"{}", f"{EVENTS}/").json == {"detail": "Not Found"}
     event = {"event_name": "e", "session_id": "s", "sequence": 1}
     assert [service.post(event, "/x/y-1").status, service.post({"events": [event]}, "/x/y-1/batch").status] == [
         200,
