@@ -1,6 +1,7 @@
 """How connections end: no answer gets lost, no client is kept waiting, and nobody else notices."""
 
 import contextlib
+import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -196,6 +197,22 @@ def test_clients_that_were_refused_and_go_on_sending_disturb_nobody_and_are_clos
             sender.join()
         assert [statuses(one.recv(65536)) for one in refused] == [[401]] * 6
         wait_until(lambda: open_files(service) <= before)  # though they stay
+    assert "unfinished heads" not in service.log()
+
+
+def test_many_bodies_at_once_are_no_unfinished_heads(make_service: Callable[..., Service]) -> None:
+    service = make_service(NOWHERE).start()
+    assert service.process
+    before, space = open_files(service), 60_000
+    request = head(CHUNKED, CLOSE) + b"%x\r\n%s\r\n0\r\n\r\n" % (space + len(BODY), b" " * space + BODY)
+    with ExitStack() as stack:
+        connections = [stack.enter_context(connect(service, 30)) for _ in range(350)]  # 21 MB
+        wait_until(lambda: open_files(service) >= before + len(connections))
+        service.process.send_signal(signal.SIGSTOP)  # so that it finds all of them in one turn
+        for connection in connections:
+            connection.sendall(request)
+        service.process.send_signal(signal.SIGCONT)
+        assert {tuple(statuses(read_to_end(one))) for one in connections} == {(200,)}
     assert "unfinished heads" not in service.log()
 
 

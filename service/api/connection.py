@@ -108,18 +108,18 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        if self._idle_since and not self._close:
-            if not self._unfinished_since:
-                self._unfinished_since = time.monotonic()
-            self._unfinished_bytes += len(data)
-            self._load.unfinished_bytes += len(data)
-            if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
-                self._load.count_closed("hoarding")
-                _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
-                self.abort()
-                return
+        """Bytes came. They are of an unfinished head if aiohttp, having seen them, still waits for a request."""
         super().data_received(data)
+        if not data or not self._idle_since or not self.is_between_requests():
+            return
+        if not self._unfinished_since:
+            self._unfinished_since = time.monotonic()
+        self._unfinished_bytes += len(data)
+        self._load.unfinished_bytes += len(data)
+        if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
+            self._load.count_closed("hoarding")
+            _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
+            self.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether to keep our side open
         """The client has closed its side. What it has asked for is answered; a body that was cut short is refused."""
@@ -151,12 +151,13 @@ class Connection(web.RequestHandler):
 
     def linger(self) -> None:
         """Part with the client, who has its answer and may still be sending."""
-        wire, self.transport, self._wire = self.transport, None, None
+        wire, self.transport = self.transport, None
         if wire is None:
             return
         if self.ended:
             wire.close()
             return
+        self._wire = None
         load = self._load
         lingering = Lingering(load.body_timeout, load.leave)
         load.connections += 1
