@@ -134,6 +134,15 @@ class Connection(web.RequestHandler):
         waiter = self._waiter
         return not self._request_count or (waiter is not None and not waiter.done())
 
+    def has_whole_requests(self) -> bool:
+        """Whether no body is unfinished of what aiohttp has; a head can't be if an empty line came last."""
+        if self._buffer_paused or self._close:
+            return False  # there may be more that it has not looked at
+        if self._messages:
+            return bool(self._messages[-1][1].is_eof())
+        request = self._current_request
+        return self.is_between_requests() if request is None else request.content.is_eof()
+
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:

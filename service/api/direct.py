@@ -87,17 +87,8 @@ class DirectConnection(Connection):
         if self._theirs != UNKNOWN:
             data, self._theirs = follow(data, self._theirs)
         super().data_received(data)
-        if self._theirs == UNKNOWN and data.endswith(b"\r\n\r\n") and self._has_whole_requests():
+        if self._theirs == UNKNOWN and data.endswith(b"\r\n\r\n") and self.has_whole_requests():
             self._theirs = 0
-
-    def _has_whole_requests(self) -> bool:
-        """Whether no body is unfinished of what aiohttp has; a head can't be if an empty line came last."""
-        if self._buffer_paused or self._close:
-            return False  # there may be more that it has not looked at
-        if self._messages:
-            return bool(self._messages[-1][1].is_eof())
-        request = self._current_request
-        return self.is_between_requests() if request is None else request.content.is_eof()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's
         """The client has closed its side."""
