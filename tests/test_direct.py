@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -541,6 +542,23 @@ async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_othe
             received += await reader.read(2**16)
     assert statuses(received) == [200] * 1001
     assert not desk.left_to_aiohttp
+
+
+async def test_a_client_that_closes_its_side_between_its_answer_and_the_wait_for_the_next_request_gets_a_close(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Connection.finish_response
+
+    async def finish_and_hear_the_end(self: Connection, *args: Any) -> Any:
+        done = await finish(self, *args)
+        assert self.eof_received(), "as the event loop calls it then"
+        return done
+
+    monkeypatch.setattr(Connection, "finish_response", finish_and_hear_the_end)
+    async with client(desk) as (reader, writer):
+        writer.write(head(method="GET", path="/livez"))
+        async with asyncio.timeout(5):
+            assert statuses(await reader.read()) == [200]
 
 
 async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk: Desk) -> None:

@@ -293,6 +293,16 @@ def test_one_who_closes_its_side_gets_its_answers_and_then_a_close(
     assert statuses(received) == expected
 
 
+@pytest.mark.parametrize("request_", [post(), INNER, post(b"{}"), head(CHUNKED) + CHUNKS])
+def test_one_who_closes_its_side_just_when_it_has_its_answer_gets_a_close(service: Service, request_: bytes) -> None:
+    for _ in range(300):
+        with connect(service, 6) as connection:
+            connection.sendall(request_)
+            assert connection.recv(65536)
+            connection.shutdown(socket.SHUT_WR)
+            assert read_to_end(connection) == b""
+
+
 # -- idle -------------------------------------------------------------------------------------
 
 

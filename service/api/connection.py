@@ -66,9 +66,9 @@ class Load:
         """Count one connection less."""
         self.connections -= 1
 
-    def count_closed(self, reason: str, connections: int = 1) -> None:
-        """Count connections that are closed on our own account."""
-        self.closed[reason,] = self.closed.get((reason,), 0) + connections
+    def count_closed(self, reason: str) -> None:
+        """Count a connection that is closed on our own account."""
+        self.closed[reason,] = self.closed.get((reason,), 0) + 1
 
 
 LOAD: web.AppKey[Load] = web.AppKey("load", Load)
@@ -127,7 +127,11 @@ class Connection(web.RequestHandler):
         request = self._current_request
         if request is not None and not request.content.is_eof():
             request.content.set_exception(web.RequestPayloadError("the client sends no more"))
-        return not self.is_between_requests()
+        if self.is_between_requests():
+            return False
+        if not self._messages:  # else the last of them is the last request
+            self.close()  # after the one under way, whose answer may be written already
+        return True
 
     def is_between_requests(self) -> bool:
         """Whether aiohttp waits for a request, having been given none that is not answered."""
@@ -242,7 +246,6 @@ class Connection(web.RequestHandler):
 
 def asks_for_close(request: web.BaseRequest) -> bool:
     """Whether the client wants the connection closed. aiohttp overlooks it where HTTP/1.0 also asks to keep it."""
-    if request.version != HttpVersion10:
-        return False
-    lists = [one for name in ("Connection", "Proxy-Connection") for one in request.headers.getall(name, ())]
+    names = ("Connection", "Proxy-Connection") if request.version == HttpVersion10 else ()
+    lists = [one for name in names for one in request.headers.getall(name, ())]
     return "close" in [option.strip().lower() for option in ",".join(lists).split(",")]
