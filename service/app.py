@@ -21,7 +21,7 @@ from service.api.cors import CORS, Cors, preflight
 from service.api.dashboard import routes as dashboard_routes
 from service.api.direct import Way
 from service.api.docs import routes as docs_routes
-from service.api.errors import LEAVING, error_middleware
+from service.api.errors import LEAVING, PATHS, error_middleware, paths_of
 from service.api.flight import SingleFlight
 from service.api.heads import Heads
 from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusals
@@ -77,7 +77,8 @@ def create_app(
     app[metrics.METRICS] = counts = Metrics()
     app[REFUSALS] = Refusals()
     app[metrics.TOKENS] = metrics.scrape_tokens(settings)
-    app[LOAD] = Load(max(1, settings.max_inflight_bytes // worker.count))
+    inflight = max(1, settings.max_inflight_bytes // worker.count)
+    app[LOAD] = Load(inflight, settings.keepalive_timeout, settings.body_timeout)
     app[LEAVING] = asyncio.Event()
     app[STOP_BY] = []
     prefix = settings.path_prefix
@@ -102,6 +103,7 @@ def create_app(
         *script_routes(),
         *dashboard_routes(prefix),
     ])  # fmt: skip
+    app[PATHS] = paths_of(app)
 
     async def parts(app: web.Application) -> AsyncIterator[None]:
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")

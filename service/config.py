@@ -122,6 +122,10 @@ class Settings(BaseModel):
         15.0, "Seconds within which a connection must send the head of a request, and take its answer",
         "a number of seconds, more than 0", gt=0, le=3600,
     )  # fmt: skip
+    keepalive_timeout: float = _setting(
+        75.0, "Seconds for which a connection may be idle after an answer; more than those of the proxy before it",
+        "a number of seconds, more than 0", gt=0, le=86_400,
+    )  # fmt: skip
     max_connections: int = _setting(
         0, "Connections at a time; 0 takes as many as the limit of file descriptors allows",
         "a whole number, 0 or more", ge=0,

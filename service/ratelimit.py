@@ -42,7 +42,7 @@ class RateLimit:
             raise RateLimited(retry_after=(1 - content) / self._rate)
 
     def take(self, name: str, events: int) -> None:
-        """Count the events of a request that was let in."""
+        """Count the events of a request that was let in; a negative number is of those that were not kept after all."""
         bucket = self._bucket(name)
         self._buckets[name] = bucket._replace(content=bucket.content - events)
         if board := self._worker.board:

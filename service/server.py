@@ -13,7 +13,7 @@ from functools import partial
 from aiohttp import web
 
 from service import tokens
-from service.api.connection import LOAD
+from service.api.connection import LOAD, Load
 from service.api.direct import DirectConnection
 from service.api.listener import Listener, connections_limit, require_c_parser
 from service.app import announce_stop, create_app, direct_way
@@ -84,7 +84,7 @@ async def run(
         tell("leaving")
         announce_stop(app, stop.seconds)
         await listener.close()
-        await _wait_for_clients(runner, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
+        await _wait_for_clients(load, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
     except StoreError as error:
         raise store_refused(error) from None
     finally:
@@ -134,10 +134,10 @@ def _reap() -> None:
             pass
 
 
-async def _wait_for_clients(runner: web.AppRunner, seconds: float) -> None:
+async def _wait_for_clients(load: Load, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
-            while runner.server and runner.server.connections:  # noqa: ASYNC110  # aiohttp has no event for it
+            while load.connections:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.02)
     except TimeoutError:
         pass  # they are idle

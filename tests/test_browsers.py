@@ -67,6 +67,28 @@ def allowed(answer: Answer) -> str | None:
 # -- CORS -------------------------------------------------------------------------------------
 
 
+def may_send(service: Service, origin: str, *asked: str) -> list[str]:
+    """The headers that a preflight allows, of one that asks for these."""
+    request = [f"OPTIONS {EVENTS} HTTP/1.1", "Host: x", f"Origin: {origin}", "Access-Control-Request-Method: POST"]
+    lines = [*request, *(f"Access-Control-Request-Headers: {one}" for one in asked), "Connection: close", "", ""]
+    answer = exchange(service, ["\r\n".join(lines).encode()]).decode()
+    assert answer.startswith("HTTP/1.1 204 ")
+    varies = "Origin, Access-Control-Request-Headers" if asked else "Origin"
+    assert f"\r\nVary: {varies}\r\n" in answer
+    found = answer.partition("\r\nAccess-Control-Allow-Headers: ")[2].partition("\r\n")[0]
+    return found.split(", ")
+
+
+def test_a_page_may_send_the_headers_that_it_asks_for(service: Service) -> None:
+    usual = may_send(service, SHOP)
+    assert "Authorization" in usual
+    for asked in ("traceparent", "authorization,traceparent", "TraceParent , Content-Type", "a,traceparent,a"):
+        assert {"traceparent"} <= set(may_send(service, SHOP, asked)) - set(usual) <= {"traceparent", "a"}
+    assert may_send(service, SHOP, "sentry-trace,baggage", "b3") == [*usual, "sentry-trace", "baggage", "b3"]
+    for asked in ("", ",", "*", "a b", "a:b", "a\tb", '"a"', "é", "x" * 101, "x," * 2000):
+        assert may_send(service, SHOP, asked) == usual, asked
+
+
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize("origin", [SHOP, LOCAL])
 def test_every_answer_tells_a_page_of_a_known_origin_that_it_may_read_it(
@@ -269,6 +291,8 @@ def test_the_routes_are_where_the_prefix_says_and_nowhere_else(
     make_service: Callable[..., Service], server_dsn: str
 ) -> None:
     service = make_service(server_dsn, ANALYTICS_PATH_PREFIX="/x/y-1", ANALYTICS_CORS_ORIGINS=SHOP).start()
+    assert service.post(b"{}", "/X/y-1/batch/").json == {"detail": "Not Found; the path is /x/y-1/batch"}
+    assert service.post(b"{}", f"{EVENTS}/").json == {"detail": "Not Found"}
     event = {"event_name": "e", "session_id": "s", "sequence": 1}
     assert [service.post(event, "/x/y-1").status, service.post({"events": [event]}, "/x/y-1/batch").status] == [
         200,

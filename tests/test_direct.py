@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -18,18 +19,21 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from service import sockets, tokens
+from service.api import track
 from service.api.connection import OPTIONS, Connection, Load
 from service.api.direct import DirectConnection
+from service.api.framing import UNKNOWN, follow
 from service.api.heads import REMEMBERED, Heads
 from service.api.listener import Listener
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
 from service.datadir import DataDir
 from service.dsn import parse_dsn
+from service.ratelimit import RateLimit
 from service.spool import Spool
 from service.store import Store
 from tests.support.service import BATCH, EVENTS, WRITE, Service
-from tests.support.wire import BODY, connect, exchange, head, post, statuses
+from tests.support.wire import BODY, connect, exchange, head, post, resident_bytes, statuses
 
 KNOWN = tokens.from_environment(WRITE, "reader")
 NOWHERE = "http://127.0.0.1:1/analytics"
@@ -48,6 +52,8 @@ USUAL = head("Content-Length: 22").removesuffix(b"\r\n\r\n")
         ["Accept: */*", "Accept-Encoding: gzip, deflate", "User-Agent: Python/3.11", "Connection: keep-alive"],
         ["User-Agent: Mozilla/5.0 (X11)", 'sec-ch-ua: "Chromium";v="156"', "Sec-Fetch-Mode: cors", "Cookie: a=b; c"],
         ["Prefer: handling=lenient", "X-Request-ID: mine", "Idempotency-Key: order-7", "X-Forwarded-For: 1.2.3.4"],
+        ["Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEAAEAA", "Upgrade: h2c", "User-Agent: Java/21"],
+        ["Connection: Keep-Alive , upgrade,", "Upgrade: websocket, TLS/1.0", "Proxy-Connection: keep-alive"],
     ],
 )  # fmt: skip
 def test_the_heads_of_usual_clients_are_read(lines: list[str]) -> None:
@@ -74,7 +80,12 @@ def test_the_heads_of_usual_clients_are_read(lines: list[str]) -> None:
         head("Content-Length: 22", "Expect: 100-continue"),
         head("Content-Length: 22", "Content-Encoding: gzip"),
         head("Content-Length: 22", "Connection: close"),
-        head("Content-Length: 22", "Upgrade: h2c", "Connection: upgrade"),
+        head("Content-Length: 22", "Connection: close, x"),
+        head("Content-Length: 22", "Connection: keep-alive, CLOSE"),
+        head("Content-Length: 22", "Connection: keep-alive", "Connection: close"),
+        head("Content-Length: 22", "Connection: keep-alive", "Proxy-Connection: close"),
+        head("Content-Length: 22", "Connection: te"),
+        head("Content-Length: 22", "Upgrade: h2c", "Upgrade: websocket"),
         head("Content-Length: 22", "Idempotency-Key: with space"),
         head("Content-Length: 22", "X: a", " folded"),
         head("Content-Length: 22", "X : a"),
@@ -95,6 +106,13 @@ LINES = st.lists(
                 b"Host: x",
                 b"Connection: keep-alive",
                 b"Connection: close",
+                b"Connection: Upgrade, HTTP2-Settings",
+                b"Connection: keep-alive, x",
+                b"Connection: Upgrade, close",
+                b"Proxy-Connection: close",
+                b"Proxy-Connection: Keep-Alive",
+                b"Upgrade: h2c",
+                b"upgrade:websocket",
                 b"Content-Length: 22",
                 b"content-length:22 ",
                 b"Authorization: Bearer " + WRITE.encode(),
@@ -128,11 +146,14 @@ def test_a_head_that_is_read_means_the_same_to_aiohttp(lines: list[bytes], usual
     try:
         limits = {name: OPTIONS[name] for name in ("max_line_size", "max_field_size", "max_headers")}
         parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False, **limits)
-        messages, upgraded, tail = parser.feed_data(block + b"\r\n\r\n" + b"x" * found.length)
+        given, due = follow(block + b"\r\n\r\n" + b"x" * found.length, 0)
+        messages, upgraded, tail = parser.feed_data(given)
     finally:
         loop.close()
     [(message, payload)] = messages
+    assert due == 0
     assert not upgraded
+    assert not message.upgrade
     assert not tail
     assert payload.is_eof()
     assert payload.total_bytes == found.length
@@ -152,6 +173,51 @@ def test_what_is_remembered_is_bounded_and_means_the_same_again() -> None:
         assert first.length == length
     assert len(heads._remembered) <= REMEMBERED
     assert heads.read(USUAL + b"\r\nX-Request-ID: 1") != heads.read(USUAL + b"\r\nX-Request-ID: 2")
+
+
+# -- the borders between requests -------------------------------------------------------------
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LONG = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 30\r\n"
+OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "given", "due"),
+    [
+        (GET, GET, 0),
+        (GET * 3, GET * 3, 0),
+        (GET + LONG + b"\r\n" + GET, GET + LONG + b"\r\n" + GET, 30 - len(GET)),
+        (LONG + OFFER + b"\r\n" + b"Upgrade: h2c\r\n" * 2 + b"xx" + GET, None, 0),
+        (LONG + b"UPGRADE:websocket\r\n" + OFFER + b"\r\n", LONG + b"Connection: Upgrade\r\n\r\n", 30),
+        (GET + GET[:-2], GET + GET[:-2], UNKNOWN),
+        (GET.replace(b"GET / ", b"CONNECT x:1 ") + GET, None, UNKNOWN),
+        (LONG.replace(b"30", b"3x") + b"\r\n", None, UNKNOWN),
+        (LONG.replace(b"Content-Length: 30", b"Transfer-Encoding: chunked") + b"\r\n", None, UNKNOWN),
+        (LONG + b"X: a\r\n Upgrade: h2c\r\n" + OFFER + b"\r\n", None, UNKNOWN),
+        (LONG + b"X: a\nUpgrade: h2c\r\n" + OFFER + b"\r\n", None, UNKNOWN),
+        (b"Upgrade: h2c\r\n" + GET, b"Upgrade: h2c\r\n" + GET, 0),
+        (b"\r\nUpgrade: h2c\r\n" + GET, None, UNKNOWN),
+    ],
+)
+def test_requests_are_followed_and_offers_to_upgrade_left_out(data: bytes, given: bytes | None, due: int) -> None:
+    if due == 0 and given is None:
+        given = data.replace(b"Upgrade: h2c\r\n\r\n", b"\r\n", 1)
+    assert follow(data, 0) == (data if given is None else given, due)
+
+
+@given(
+    st.lists(st.sampled_from([GET, LONG + b"\r\n" + GET, LONG + OFFER + b"\r\n" + b"u" * 30]), max_size=6), st.data()
+)
+def test_requests_are_followed_however_they_are_cut(requests: list[bytes], data: st.DataObject) -> None:
+    """A cut in a head loses track; anywhere else it makes no difference."""
+    whole = b"".join(requests)
+    cut = data.draw(st.integers(0, len(whole)))
+    first, due = follow(whole[:cut], 0)
+    if due == UNKNOWN:
+        return
+    second, due = follow(whole[cut:], due)
+    assert (first + second, due) == follow(whole, 0)
 
 
 # -- connections ------------------------------------------------------------------------------
@@ -260,6 +326,110 @@ def test_what_is_sent_far_ahead_waits_in_the_socket(service: Service) -> None:
     assert len({said for _, _, said in answers}) == 5000
 
 
+def in_chunks(*lines: str) -> bytes:
+    return head("Transfer-Encoding: chunked", *lines) + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+def test_thousands_of_requests_that_are_answered_at_once_are_answered_in_order(service: Service) -> None:
+    memory = resident_bytes(service)
+    invalid = [b'{"events":[7]}', b'{"events":[{"event_name":""},8]}']
+    none = [head(f"Content-Length: {len(body)}", "Prefer: handling=lenient", path=BATCH) + body for body in invalid]
+    kinds = [(none[0], 200), (none[1], 200), (post(b"{}"), 422), (post().replace(WRITE.encode(), b"no"), 401)]
+    order = [kinds[0]] * 3000 + [kinds[index * index % 4] for index in range(3000)] + [(post(), 200)]
+    with connect(service, 60) as connection:
+        sender = threading.Thread(target=connection.sendall, args=[b"".join(request for request, _ in order)])
+        sender.start()
+        answers = read_answers(connection, len(order))
+        sender.join()
+    assert [status for status, _, _ in answers] == [status for _, status in order]
+    assert b"Event accepted" in answers[-1][2]
+    assert resident_bytes(service) < memory + 32 * 2**20
+
+
+KEEP = "Connection: keep-alive"
+OPTIONS_OF_CONNECTION = {
+    "keep-alive": True,
+    "Keep-Alive, x": True,
+    "x, CLOSE": False,
+    "close, keep-alive": False,
+    "keep-alive,close": False,
+    "closed": True,
+    "Upgrade, HTTP2-Settings": True,
+    "upgrade, close": False,
+    "": True,
+    ", ,": True,
+}
+
+
+@pytest.mark.parametrize("name", ["Connection", "Proxy-Connection"])
+@pytest.mark.parametrize(("options", "kept"), OPTIONS_OF_CONNECTION.items())
+def test_a_connection_is_kept_or_closed_alike_on_both_ways(
+    service: Service, name: str, options: str, *, kept: bool
+) -> None:
+    ways: list[tuple[str, list[str]]] = [("1.1", []), ("1.1", ["Content-Encoding: identity"]), ("1.0", [KEEP])]
+    for version, more in ways:
+        lines = [*more, f"{name}: {options}"]
+        request = head(f"Content-Length: {len(BODY)}", *lines, version=version) + BODY
+        with connect(service) as connection:
+            connection.sendall(request)
+            [(status, headers, _)] = read_answers(connection, 1)
+            assert status == 200
+            assert (headers.get("Connection") == "close") == (not kept), (version, lines)
+            if kept:
+                connection.sendall(request)
+                assert [status for status, _, _ in read_answers(connection, 1)] == [200]
+            else:
+                assert connection.recv(1) == b""
+
+
+def test_of_several_connection_headers_each_counts(service: Service) -> None:
+    for lines in (["keep-alive", "close"], ["close", "keep-alive"], ["x", "close"]):
+        for more in ([], ["Content-Encoding: identity"]):
+            received = exchange(service, [post(BODY, *(f"Connection: {one}" for one in lines), *more)])
+            assert statuses(received) == [200]
+            assert b"\r\nConnection: close\r\n" in received
+
+
+OFFERS = {
+    "of Java": ["Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEAAEAAAAIAAAAB", "Upgrade: h2c"],
+    "of a WebSocket": [
+        "Connection: upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Key: eA==",
+        "Sec-WebSocket-Version: 13",
+    ],
+    "of TLS": ["Upgrade: TLS/1.0, HTTP/2.0", "Connection: keep-alive, Upgrade"],
+    "twice": ["Upgrade: h2c", "upgrade: websocket", "Connection: Upgrade"],
+    "without a connection": ["Upgrade: h2c"],
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_an_offer_to_upgrade_is_ignored_and_the_connection_kept(service: Service, offer: list[str]) -> None:
+    large = b'{"event_name":"e","properties":{"a":"' + b"a" * 200_000 + b'"}}'
+    kinds = [
+        (post(BODY, *offer), 200),
+        (post(large, *offer), 200),
+        (post(BODY, *offer, "Content-Encoding: identity"), 200),
+        (post(large, *offer, "Content-Encoding: identity"), 200),
+        (post(b"{}", *offer), 422),
+        (head(*offer, method="GET", path="/livez"), 200),
+        (in_chunks(*offer), 200),
+        (post(BODY), 200),
+    ]
+    with connect(service) as connection:  # one after the other
+        for request, status in kinds * 2:
+            connection.sendall(request)
+            assert [status for status, _, _ in read_answers(connection, 1)] == [status]
+    kinds = [(request, status) for request, status in kinds if b"chunked" not in request]
+    with connect(service) as connection:  # all at once
+        sender = threading.Thread(target=connection.sendall, args=[b"".join(request for request, _ in kinds * 5)])
+        sender.start()
+        answers = read_answers(connection, len(kinds) * 5)
+        sender.join()
+    assert [status for status, _, _ in answers] == [status for _, status in kinds * 5]
+
+
 def test_half_a_head_behind_a_request_is_closed_in_time(service: Service) -> None:
     assert statuses(exchange(service, [post() + b"POST /api"], 20)) == [200]
 
@@ -331,15 +501,64 @@ async def ask(client: Client, *parts: bytes) -> int:
 async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Desk) -> None:
     packed = post(BODY, "Content-Encoding: identity")
     async with client(desk) as one:
-        for parts in ([post()], [post()[:-3], post()[-3:]]):
+        for parts in ([post()], [post()[:-3], post()[-3:]], [post(BODY, "Upgrade: h2c", "Connection: Upgrade")]):
             assert await ask(one, *parts) == 200
         assert not desk.left_to_aiohttp
-        for parts in ([packed], [packed[:-3], packed[-3:]], [head(method="GET", path="/livez")], [post(b"{}")]):
+        offering = post(BODY, "Content-Encoding: identity", "Upgrade: h2c", "Connection: Upgrade")
+        get = head(method="GET", path="/livez")
+        for parts in ([packed], [packed[:-3], packed[-3:]], [get], [offering], [in_chunks()], [post(b"{}")]):
             assert await ask(one, *parts) == (422 if parts == [post(b"{}")] else 200)
             assert desk.left_to_aiohttp
             desk.left_to_aiohttp.clear()
             assert await ask(one, post()) == 200
             assert not desk.left_to_aiohttp, parts
+
+
+async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Spool, payload: bytes, rows: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    intake = desk.app[track.INTAKE]
+    intake.rate_limit = RateLimit(1e-9)  # a hundred, once
+    events = b'{"events":[%s]}' % b",".join([BODY] * 60)
+    full = head(f"Content-Length: {len(events)}", path=BATCH) + events
+    ways = [full, full.replace(b"Host", b"Content-Encoding: identity\r\nHost")]
+    async with client(desk) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "append", refuse)
+            assert [await ask(one, way) for way in ways * 3] == [503] * 6
+        assert [await ask(one, way) for way in [ways[0], ways[1], ways[0], ways[1]]] == [200, 200, 429, 429]
+
+
+async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_other_on_this_way(desk: Desk) -> None:
+    body = b'{"events":[7]}'
+    request = head(f"Content-Length: {len(body)}", "Prefer: handling=lenient", path=BATCH) + body
+    async with client(desk) as (reader, writer):
+        writer.write(request * 1000 + post())
+        received = b""
+        while len(statuses(received)) <= 1000:
+            received += await reader.read(2**16)
+    assert statuses(received) == [200] * 1001
+    assert not desk.left_to_aiohttp
+
+
+async def test_a_client_that_closes_its_side_between_its_answer_and_the_wait_for_the_next_request_gets_a_close(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Connection.finish_response
+
+    async def finish_and_hear_the_end(self: Connection, *args: Any) -> Any:
+        done = await finish(self, *args)
+        assert self.eof_received(), "as the event loop calls it then"
+        return done
+
+    monkeypatch.setattr(Connection, "finish_response", finish_and_hear_the_end)
+    async with client(desk) as (reader, writer):
+        writer.write(head(method="GET", path="/livez"))
+        async with asyncio.timeout(5):
+            assert statuses(await reader.read()) == [200]
 
 
 async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk: Desk) -> None:

@@ -77,6 +77,9 @@ MALFORMED = {
     "NUL in a name": post(BODY, "X\0: b"),
     "bare CR": post(BODY, "X: a\rb"),
     "control character": post(BODY, "X: a\x01b"),
+    "blanks before a control character": head("X: " + " " * 3000 + "\x01", method="GET", path="/livez", token="no"),
+    "tabs before a control character": head("X: " + "\t" * 3000 + "\x01", method="GET", path="/livez", token="no"),
+    "a token behind blanks": head(f"X: Bearer{' ' * 3000}x\x01").replace(b"X:", b"Authorization:"),
     "space before the colon": post(BODY, "X : b"),
     "no name": post(BODY, ": b"),
     "no colon": post(BODY, "xyz"),
@@ -120,11 +123,8 @@ MALFORMED = {
 @pytest.mark.parametrize("request_", MALFORMED.values(), ids=MALFORMED)
 def test_what_is_malformed_is_refused_once_and_the_connection_closed(service: Service, request_: bytes) -> None:
     received = exchange(service, [request_])
-    # A reset may overtake the answer where the client was still sending.
-    assert received or len(request_) > 65536
-    if received:
-        assert received.split()[1] == b"400"
-        assert isinstance(json.loads(received.partition(b"\r\n\r\n")[2])["detail"], str), "one answer, in JSON"
+    assert received.split()[1] == b"400"
+    assert isinstance(json.loads(received.partition(b"\r\n\r\n")[2])["detail"], str), "one answer, in JSON"
 
 
 STRANGE = {
@@ -152,8 +152,7 @@ STRANGE = {
     "a path out of the folder": (head(CLOSE, method="GET", path="/docs/../../../etc/passwd"), [404]),
     "an encoded path out of the folder": (head(CLOSE, method="GET", path="/docs/%2e%2e/%2e%2e/etc/passwd"), [404]),
     "a path of half an address": (head(CLOSE, method="GET", path="//["), [404]),
-    "a request behind an upgrade": (post(BODY, "Connection: Upgrade", "Upgrade: h2c") + SMUGGLED, [200]),
-    "a request behind a WebSocket": (post(BODY, "Connection: Upgrade", "Upgrade: websocket") + SMUGGLED, [200]),
+    "a request behind an upgrade": (post(BODY, "Connection: Upgrade", "Upgrade: h2c") + post(BODY, CLOSE), [200, 200]),
 }
 
 

@@ -307,6 +307,38 @@ def test_unknown_paths_and_methods_are_answered_in_json(service: Service) -> Non
     assert answer.headers["Allow"] == "POST"
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        (f"{EVENTS}/", EVENTS),
+        (f"{BATCH}/", BATCH),
+        (f"{BATCH}//", BATCH),
+        (f"{BATCH}/?a=b", BATCH),
+        (f"/{EVENTS}", EVENTS),
+        (EVENTS.replace("/v1/", "//v1/"), EVENTS),
+        (EVENTS.replace("/", "//"), EVENTS),
+        (EVENTS.upper(), EVENTS),
+        (BATCH.replace("batch", "Batch/"), BATCH),
+        (f"{STATS}/", STATS),
+        (f"{HEALTH}/", HEALTH),
+        ("/livez/", "/livez"),
+        ("/Metrics", "/metrics"),
+        (f"{EVENTS}/beacon/", f"{EVENTS}/beacon"),
+        (f"{EVENTS}/batches", None),
+        (f"{EVENTS}%2F", EVENTS),
+        ("/api/v1", None),
+        ("/a" * 1500, None),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_path_that_is_nearly_right_is_not_found_and_the_right_one_named(
+    service: Service, method: str, path: str, meant: str | None
+) -> None:
+    answer = service.send(method, path, EVENT if method == "POST" else None, WRITE)
+    assert answer.status == 404
+    assert answer.json == {"detail": f"Not Found; the path is {meant}" if meant else "Not Found"}
+
+
 def test_request_ids_are_given_or_kept(service: Service) -> None:
     first, second = service.post(EVENT), service.post(EVENT)
     assert first.headers["X-Request-ID"] != second.headers["X-Request-ID"]

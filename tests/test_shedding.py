@@ -41,6 +41,20 @@ def fill_until_refused(service: Service, priority: str) -> int:
     raise AssertionError("never refused")
 
 
+def test_what_a_full_spool_refuses_is_charged_to_nobody_on_either_way(make_service: Callable[..., Service]) -> None:
+    service = make_service(NOWHERE, ANALYTICS_SPOOL_MAX_BYTES=65_536, ANALYTICS_RATE_LIMIT=0.000001).start()
+    event = one("critical") | {"session_id": "x" * 5000}
+    while service.post(event).status == 200:
+        pass
+    for _ in range(20):  # 840 events, where 100 are let in
+        for more in ({}, {"Content_Encoding": "identity"}):
+            assert service.post(event, **more).status == 503
+            assert service.post({"events": [event] * 20}, BATCH, **more).status == 503
+    for body in (b"{}", b" " * 5_000_000):  # nor is what is wrong
+        for more in ({}, {"Content_Encoding": "identity"}):
+            assert service.post(body, **more).status in (422, 413)
+
+
 def test_priorities_are_refused_one_after_the_other_as_the_spool_fills(
     make_service: Callable[..., Service], server: ClickHouseServer
 ) -> None:

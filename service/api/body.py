@@ -23,6 +23,7 @@ else:
     from backports import zstd
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
+CUT_SHORT = "The body ended before its end"
 _GZIP_WINDOW = 31
 #: What is given to the unpacker of a further member at a time: it copies what it does not use.
 _STEP = 4096
@@ -59,6 +60,8 @@ async def read_body(request: web.Request) -> bytes:
         if length > limit:
             raise BodyTooLarge(f"The body is larger than {limit} bytes")
         connection.hold(length)
+    if connection.ended and not request.content.is_eof():
+        raise BadFraming(CUT_SHORT)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the interim answer is no part of the answer
@@ -73,7 +76,7 @@ async def read_body(request: web.Request) -> bytes:
     except TimeoutError:
         raise BodyTimeout from None
     except web.RequestPayloadError:
-        raise BadFraming("The body's chunks are malformed") from None
+        raise BadFraming(CUT_SHORT if connection.ended else "The body's chunks are malformed") from None
     encoding = request.headers.get("Content-Encoding")
     if encoding is None:
         return body

@@ -1,8 +1,11 @@
 """One client's connection: what aiohttp leaves without a bound has one here.
 
 A connection is in a handler, which has deadlines of its own, or it is idle. An idle one that has sent something and
-not yet a whole head, or that does not take its answer, is *overdue* after the header timeout; the listener looks for
-those and aborts them. Nothing here costs a request more than a few attributes.
+not yet a whole head, or that does not take its answer, is *overdue* after the header timeout; one that sends nothing is
+closed in time without reproach. The listener looks for both. Nothing here costs a request more than a few attributes.
+
+An answer that is given before the whole request has come is the last one of its connection: what comes next can't be
+told from the rest of that request, neither by us nor by a proxy that keeps connections for its other clients.
 """
 
 import asyncio
@@ -12,8 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
+from aiohttp.http import HttpProcessingError, HttpVersion10
 
+from service.api.lingering import Lingering
 from service.api.respond import json_response
 from service.errors import Overloaded
 from service.logs import Seldom
@@ -22,8 +26,8 @@ from service.logs import Seldom
 OPTIONS: dict[str, Any] = {
     "access_log": None,
     "auto_decompress": False,  # ours has a limit: see service/api/body.py
-    "keepalive_timeout": 75.0,  # longer than that of the usual proxy, so that the proxy closes first
-    "lingering_time": 1.0,  # reading on after a refusal, so that the client sees it: not for 10 s
+    "keepalive_timeout": 1e9,  # ours is the same on both ways: see ``Connection.outstayed``
+    "lingering_time": 0.0,  # ours does not count as a request: see service/api/lingering.py
     "max_line_size": 4096,
     "max_field_size": 8190,
     "max_headers": 64,
@@ -38,22 +42,33 @@ _log = logging.getLogger(__name__)
 _not_http, _hoarding = Seldom(_log), Seldom(_log)
 #: What a client can cause by sending what is no HTTP.
 _CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
+#: Why a connection is closed: the client left us waiting in the middle of something, or had nothing to ask.
+OVERDUE, IDLE = "overdue", "idle"
 
 
 @dataclass(slots=True)
 class Load:
-    """What all connections of the process take together."""
+    """What all connections of the process take together, and what time each has.
+
+    ``keepalive_timeout`` is in seconds, between an answer and the next request; ``body_timeout`` for a body.
+    """
 
     max_bytes: int
+    keepalive_timeout: float = 75.0
+    body_timeout: float = 30.0
     bytes: int = 0
     unfinished_bytes: int = 0
     connections: int = 0
     #: How many connections were closed on our own account, by why.
     closed: dict[tuple[str, ...], int] = field(default_factory=dict)
 
-    def count_closed(self, reason: str, connections: int = 1) -> None:
-        """Count connections that are closed on our own account."""
-        self.closed[reason,] = self.closed.get((reason,), 0) + connections
+    def leave(self) -> None:
+        """Count one connection less."""
+        self.connections -= 1
+
+    def count_closed(self, reason: str) -> None:
+        """Count a connection that is closed on our own account."""
+        self.closed[reason,] = self.closed.get((reason,), 0) + 1
 
 
 LOAD: web.AppKey[Load] = web.AppKey("load", Load)
@@ -62,13 +77,19 @@ LOAD: web.AppKey[Load] = web.AppKey("load", Load)
 class Connection(web.RequestHandler):
     """aiohttp's connection with a sense of time, and of how much memory its request takes."""
 
-    __slots__ = ("_held", "_idle_since", "_load", "_unfinished_bytes", "_unfinished_since", "_wire")
+    __slots__ = (
+        "_held", "_idle_since", "_load", "_malformed", "_served", "_unfinished_bytes", "_unfinished_since", "_wire",
+        "ended",
+    )  # fmt: skip
 
     def __init__(self, server: web.Server, load: Load) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self._load = load
         self._held = self._unfinished_bytes = 0
-        self._idle_since = self._unfinished_since = time.monotonic()
+        self._idle_since, self._unfinished_since = time.monotonic(), 0.0
+        self._served = self._malformed = False
+        #: Whether the client has closed its side: it sends no more, and may still wait for answers.
+        self.ended = False
         # aiohttp forgets its transport when it closes one, though the answer may still wait to be taken.
         self._wire: asyncio.Transport | None = None
         load.connections += 1
@@ -81,24 +102,81 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed, by whichever side."""
-        self._load.connections -= 1
+        self._load.leave()
         self._load.unfinished_bytes -= self._unfinished_bytes
         self._unfinished_bytes = 0
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came."""
-        if self._idle_since:
-            if not self._unfinished_since:
-                self._unfinished_since = time.monotonic()
-            self._unfinished_bytes += len(data)
-            self._load.unfinished_bytes += len(data)
-            if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
-                self._load.count_closed("hoarding")
-                _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
-                self.abort()
-                return
+        """Bytes came. They are of an unfinished head if aiohttp, having seen them, still waits for a request."""
         super().data_received(data)
+        if not data or not self._idle_since or not self.is_between_requests():
+            return
+        if not self._unfinished_since:
+            self._unfinished_since = time.monotonic()
+        self._unfinished_bytes += len(data)
+        self._load.unfinished_bytes += len(data)
+        if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
+            self._load.count_closed("hoarding")
+            _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
+            self.abort()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether to keep our side open
+        """The client has closed its side. What it has asked for is answered; a body that was cut short is refused."""
+        self.ended = True
+        request = self._current_request
+        if request is not None and not request.content.is_eof():
+            request.content.set_exception(web.RequestPayloadError("the client sends no more"))
+        if self.is_between_requests():
+            return False
+        if not self._messages:  # else the last of them is the last request
+            self.close()  # after the one under way, whose answer may be written already
+        return True
+
+    def is_between_requests(self) -> bool:
+        """Whether aiohttp waits for a request, having been given none that is not answered."""
+        waiter = self._waiter
+        return not self._request_count or (waiter is not None and not waiter.done())
+
+    def has_whole_requests(self) -> bool:
+        """Whether no body is unfinished of what aiohttp has; a head can't be if an empty line came last."""
+        if self._buffer_paused or self._close:
+            return False  # there may be more that it has not looked at
+        if self._messages:
+            return bool(self._messages[-1][1].is_eof())
+        request = self._current_request
+        return self.is_between_requests() if request is None else request.content.is_eof()
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Write the answer. It is the last one if the request's end is not here, or nothing more will come."""
+        unread = self._malformed or not request.content.is_eof()
+        if unread:
+            self.close()  # what comes from now on is dropped
+        if unread or (self.ended and not self._messages) or asks_for_close(request):
+            resp.force_close()
+            resp.headers["Connection"] = "close"
+        done = await super().finish_response(request, resp, start_time)
+        if unread or (resp.status >= 400 and not resp.keep_alive):
+            self.linger()
+        return done
+
+    def linger(self) -> None:
+        """Part with the client, who has its answer and may still be sending."""
+        wire, self.transport = self.transport, None
+        if wire is None:
+            return
+        if self.ended:
+            wire.close()
+            return
+        self._wire = None
+        load = self._load
+        lingering = Lingering(load.body_timeout, load.leave)
+        load.connections += 1
+        wire.set_protocol(lingering)
+        self.connection_lost(None)
+        lingering.connection_made(wire)
 
     def begin(self) -> None:
         """A handler takes a request of this connection."""
@@ -109,6 +187,7 @@ class Connection(web.RequestHandler):
     def end(self) -> None:
         """The handler has its answer; what the request held is free again, however it went."""
         self._idle_since = time.monotonic()
+        self._served = True
         self._load.bytes -= self._held
         self._held = 0
 
@@ -123,15 +202,17 @@ class Connection(web.RequestHandler):
         load.bytes += size
         self._held += size
 
-    def is_overdue(self, now: float, timeout: float) -> bool:
-        """Whether the client has left us waiting for longer than it may."""
+    def outstayed(self, now: float, header_timeout: float) -> str | None:
+        """Why the connection is to be closed now: OVERDUE, IDLE, or None if it is not."""
         if not self._idle_since:
-            return False
+            return None
         if self._unfinished_since:
-            return now - self._unfinished_since > timeout
-        stuck = self._wire is not None and self._wire.get_write_buffer_size() > 0
-        # What is idle aiohttp closes in time; beyond, the client takes a file's bytes too slowly.
-        return now - self._idle_since > (timeout if stuck else self.keepalive_timeout + timeout)
+            return OVERDUE if now - self._unfinished_since > header_timeout else None
+        silent = now - self._idle_since
+        if self._wire is not None and self._wire.get_write_buffer_size():
+            return OVERDUE if silent > header_timeout else None
+        patience = self._load.keepalive_timeout if self._served else header_timeout
+        return IDLE if silent > patience and self.is_between_requests() else None
 
     def abort(self) -> None:
         """Close at once: what is still to be sent is dropped, where a mere close would wait for the client."""
@@ -149,6 +230,7 @@ class Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         _not_http(logging.INFO, "refused what is no valid HTTP: %s", type(exc).__name__)
         self._load.count_closed("not_http")
+        self._malformed = True
         response = json_response({"detail": "The request is not valid HTTP, or its head is too large"}, 400)
         response.force_close()
         return response
@@ -160,3 +242,10 @@ class Connection(web.RequestHandler):
             _not_http(logging.INFO, "refused what is no valid HTTP: %s", type(exc).__name__)
         else:
             super().log_exception(*args, **kw)
+
+
+def asks_for_close(request: web.BaseRequest) -> bool:
+    """Whether the client wants the connection closed. aiohttp overlooks it where HTTP/1.0 also asks to keep it."""
+    names = ("Connection", "Proxy-Connection") if request.version == HttpVersion10 else ()
+    lists = [one for name in names for one in request.headers.getall(name, ())]
+    return "close" in [option.strip().lower() for option in ",".join(lists).split(",")]

@@ -3,6 +3,7 @@
 All of it is worked out once for each origin, for both ways of a request. One without ``Origin`` costs nothing.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 from aiohttp import web
@@ -11,7 +12,10 @@ from service.errors import Forbidden
 
 #: Seconds for which a browser need not ask again before it posts. Chromium keeps it no longer.
 PREFLIGHT_MAX_AGE = 7200
-_REQUEST_HEADERS = "Authorization, Content-Encoding, Content-Type, Idempotency-Key, Prefer, X-Request-ID"
+_REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-ID")
+#: Of the names of other headers that a page wants to send: so many characters are looked at. We ignore what they say.
+_ASKED, _ASKED_MAX_LENGTH = "Access-Control-Request-Headers", 2048
+_HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]{1,100}")  # a token of HTTP; not the asterisk, which means all
 _ANSWER_HEADERS = "Preference-Applied, Retry-After, X-Request-ID"
 _NONE: Mapping[str, str] = {}
 
@@ -49,7 +53,10 @@ def add_cors(request: web.Request, response: web.StreamResponse) -> None:
     """Add to the answer of a request that has an ``Origin`` what its browser must be told."""
     cors = request.app[CORS]
     if cors.covers(request.path):
+        varies = response.headers.get("Vary")
         response.headers.update(cors.headers(request.headers["Origin"]))
+        if varies:
+            response.headers["Vary"] = f"Origin, {varies}"
 
 
 async def preflight(request: web.Request) -> web.Response:
@@ -58,9 +65,21 @@ async def preflight(request: web.Request) -> web.Response:
         raise Forbidden("Pages of this origin may not read answers")
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": _REQUEST_HEADERS,
+        "Access-Control-Allow-Headers": ", ".join([*_REQUEST_HEADERS, *_asked_for(request)]),
         "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE),
     }
+    if _ASKED in request.headers:
+        headers["Vary"] = _ASKED
     if request.path.endswith("/beacon"):
         headers["Access-Control-Allow-Credentials"] = "true"  # a beacon of another type than text is sent with them
     return web.Response(status=204, headers=headers)
+
+
+def _asked_for(request: web.Request) -> list[str]:
+    """The other headers that the page wants to send, such as the ``traceparent`` of its tracing."""
+    asked = ",".join(request.headers.getall(_ASKED, ()))
+    if len(asked) > _ASKED_MAX_LENGTH:
+        return []
+    known = {name.lower() for name in _REQUEST_HEADERS}
+    names = dict.fromkeys(name.strip(" \t").lower() for name in asked.split(","))
+    return [name for name in names if name not in known and _HEADER_NAME.fullmatch(name)]

@@ -18,17 +18,18 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from service.api.connection import OPTIONS, Connection, Load
+from service.api.body import CUT_SHORT
+from service.api.connection import Connection, Load
+from service.api.framing import UNKNOWN, follow
 from service.api.heads import Head, Heads
 from service.api.refusals import Refusals, partly
 from service.api.respond import answer_bytes, json_body, request_id_of
 from service.api.track import Accepted, Intake
-from service.errors import BodyTimeout, Overloaded, RequestError, SpoolFailed
+from service.errors import BadFraming, BodyTimeout, Overloaded, RequestError, SpoolFailed
 from service.metrics import Metrics, Requests
 
 #: What a client may send ahead while its request is on the way to disk; beyond, we stop reading.
 AHEAD_MAX_BYTES = 2**16
-UNKNOWN = -1
 _log = logging.getLogger(__name__)
 
 
@@ -59,7 +60,7 @@ class DirectConnection(Connection):
     def __init__(self, server: web.Server, load: Load, way: Way) -> None:
         super().__init__(server, load)
         self._way = way
-        self._theirs = 0  # bytes that aiohttp still waits for to the end of a request; negative where we can't tell
+        self._theirs = 0  # bytes that aiohttp still waits for to the end of a request, or UNKNOWN
         self._head: Head | None = None  # of our request: its body is being gathered, or it is on its way to disk
         self._begun_at = 0.0
         self._gathered: list[bytes] = []
@@ -83,10 +84,21 @@ class DirectConnection(Connection):
 
     def _leave(self, data: bytes) -> None:
         """Give the bytes to aiohttp."""
-        if data and self._theirs >= 0:
-            left = self._theirs - len(data) if self._theirs else _due(data)
-            self._theirs = left if left >= 0 else UNKNOWN
+        if self._theirs != UNKNOWN:
+            data, self._theirs = follow(data, self._theirs)
         super().data_received(data)
+        if self._theirs == UNKNOWN and data.endswith(b"\r\n\r\n") and self.has_whole_requests():
+            self._theirs = 0
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's
+        """The client has closed its side."""
+        if self._head is None:
+            return super().eof_received()
+        self.ended = True
+        if self._missing:
+            self._stop_gathering()
+            self._answer(BadFraming(CUT_SHORT))
+        return True
 
     def _is_free(self) -> bool:
         """Whether a request can begin here: aiohttp is between two, and the client takes its answers."""
@@ -112,7 +124,6 @@ class DirectConnection(Connection):
         except Overloaded:
             self.end()
             return False
-        self.keep_alive(False)  # aiohttp's timer would close the connection under the request; ours watches it
         self._head, self._begun_at = head, time.perf_counter()
         missing = end + 4 + head.length - len(data)
         if missing <= 0:
@@ -152,15 +163,15 @@ class DirectConnection(Connection):
             else:
                 accepted = intake.batch(head.source, body, head.key, lenient=head.lenient)
             if accepted.rows:
-                intake.writer.put(accepted.rows, len(body), self._settled)
+                intake.put(head.source, accepted.rows, len(body), self._settled)
         except Exception:  # whatever it is, aiohttp's way meets it again, and answers
             self._head = None
             self.end()
             self._leave(data)
             return
         self._accepted, self._ahead = accepted, ahead
-        if not accepted.rows:
-            self._settled(None)
+        if not accepted.rows:  # not at once: of a hundred such requests in a row each would be answered inside another
+            self._loop.call_soon(self._settled, None)
 
     def _settled(self, error: SpoolFailed | None) -> None:
         """The writer has made our rows durable, or could not."""
@@ -192,30 +203,34 @@ class DirectConnection(Connection):
         if head.headers:
             headers = {**headers, **head.headers}
         leaving = self._way.leaving.is_set()
-        if closes or leaving:
+        last = self.ended and not self._ahead
+        if closes or leaving or last:
             headers = {**headers, "Connection": "close"}
         transport.write(answer_bytes(body, request_id, status, headers))
         requests = self._way.single if head.single else self._way.batch
         requests.observe(status, time.perf_counter() - self._begun_at)
         if closes:
-            self._linger()
-        elif leaving:
+            self.linger()
+        elif leaving or last:
             self.force_close()
         elif self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            transport.resume_reading()
-            self.data_received(ahead)
+            self._go_on(transport)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """Take what the client has sent ahead."""
+        ahead, self._ahead = self._ahead, b""
+        transport.resume_reading()
+        self.data_received(ahead)
+        if not self.ended:
+            return
+        if self._missing:
+            self.eof_received()
+        elif self._head is None and self.is_between_requests():
+            self.force_close()
 
     def _note(self, head: Head, status: int, reason: str) -> None:
         path = self._way.single_path if head.single else self._way.batch_path
         self._way.refusals.add("POST", path, status, reason, head.source)
-
-    def _linger(self) -> None:
-        """Close in a moment: closed at once, with bytes on their way here, the client might miss the answer."""
-        assert self.transport  # noqa: S101
-        self.close()
-        self.transport.write_eof()
-        self._loop.call_later(OPTIONS["lingering_time"], self.force_close)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The socket is closed, by whichever side."""
@@ -230,14 +245,3 @@ class DirectConnection(Connection):
             self._settled_at = self._loop.create_future()
             await asyncio.wait([self._settled_at], timeout=timeout)
         await super().shutdown(timeout)
-
-
-def _due(data: bytes) -> int:
-    """How many bytes of the request that begins here are still to come; ``UNKNOWN`` if that is not plain to see."""
-    end = data.find(b"\r\n\r\n") + 4
-    head = data[:end].lower()
-    if end < 4 or b"transfer-encoding" in head or b"upgrade" in head:
-        return UNKNOWN
-    _, name, rest = head.partition(b"\r\ncontent-length:")
-    length = rest.partition(b"\r\n")[0].strip() if name else b"0"
-    return end + int(length) - len(data) if length.isdigit() and len(length) <= 10 else UNKNOWN

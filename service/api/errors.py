@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -18,6 +19,8 @@ from service.api.respond import REQUEST_ID, error_response, json_response, reque
 from service.errors import BadFraming, RequestError
 
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
+#: The paths that there are, by their plain form: see ``paths_of``.
+PATHS: web.AppKey[Mapping[str, str]] = web.AppKey("paths", Mapping)
 #: The parser takes 0.9 and 2.0 too.
 _VERSIONS = (HttpVersion11, HttpVersion10)
 #: In the metrics, a method that is none of HTTP's, and a path that is no route.
@@ -47,8 +50,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         response = error_response(error)
     except web.HTTPException as error:
         kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
-        response = json_response({"detail": error.reason}, error.status, kept)
-        reason = error.reason
+        reason = _words(error, request)
+        response = json_response({"detail": reason}, error.status, kept)
     except ConnectionError:
         raise  # the client is gone: there is nobody to answer
     except Exception:
@@ -65,8 +68,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         add_cors(request, response)
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
-    elif "Upgrade" in request.headers:
-        response.force_close()  # aiohttp drops what came with it: what comes next may begin in the middle of a request
+    elif "Upgrade" in request.headers or request.method == hdrs.METH_CONNECT:
+        # Of an upgrade that service/api/framing.py did not see, aiohttp drops what came with it: what comes next may
+        # begin in the middle of a request.
+        response.force_close()
     if response.status >= 400:
         if reason is not None:  # else it is a health that is not good
             request.app[REFUSALS].add(*route, response.status, reason, name_of(request))
@@ -80,6 +85,22 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
             },
         )
     return response
+
+
+def paths_of(app: web.Application) -> Mapping[str, str]:
+    """The paths that the routes have now, by their plain form."""
+    return {_plain(resource.canonical): resource.canonical for resource in app.router.resources()}
+
+
+def _plain(path: str) -> str:
+    """The path in small letters, without slashes that are too many."""
+    return "/".join(part for part in path.lower().split("/") if part)
+
+
+def _words(error: web.HTTPException, request: web.Request) -> str:
+    """What is wrong; of a path that is nearly one that there is, also which."""
+    meant = request.app[PATHS].get(_plain(request.path)) if error.status == 404 else None
+    return f"{error.reason}; the path is {meant}" if meant else error.reason
 
 
 def _route(request: web.Request) -> tuple[str, str]:

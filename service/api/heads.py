@@ -1,7 +1,8 @@
 """The heads of POSTs that bring events, read without aiohttp.
 
 Of a head there is a ``Head`` only if nothing in it is out of the ordinary: HTTP/1.1 on a kept connection, a known
-token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed.
+token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed. An
+offer to upgrade is ignored, as service/api/framing.py ignores it for aiohttp.
 All else is left to aiohttp, which words the refusals. So no rule exists twice: what is read here is a part of what
 aiohttp takes, and a test holds that it means the same there.
 
@@ -21,13 +22,20 @@ from service.tokens import Token
 
 #: Heads that are remembered, and how long one may be: together at most 4 MB, and only of clients with a token.
 REMEMBERED, REMEMBERED_MAX_BYTES = 4096, 1024
-_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*([\t -~\x80-\xff]{0,4000}?)[ \t]*")
-_HEADERS_MAX = 60
+_HEADERS_MAX, _NAME_MAX_BYTES, _VALUE_MAX_BYTES = 60, 100, 4000
+#: The bytes that a name and a value may have. No regular expression: with blanks at both ends of a value to leave out,
+#: it would try every way to share them out.
+_NAME = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_VALUE = bytes(byte for byte in range(256) if byte == ord("\t") or (byte >= ord(" ") and byte != 0x7F))
 _LENGTH = re.compile(rb"\d{1,10}")
 #: What changes how the request is to be read; a client that sends these is served by aiohttp.
-_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"te", b"trailer")
+_NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"te", b"trailer")
+#: Where a client says whether it keeps the connection; aiohttp's parser takes the second for the first. These options
+#: keep it, any other is left to aiohttp.
+_CONNECTION = (b"connection", b"proxy-connection")
+_KEPT = {b"keep-alive", b"upgrade", b"http2-settings", b""}
 #: What differs from request to request, so that remembering it would be of no use.
-_EACH_ITS_OWN = (b"idempotency-key", b"x-request-id")
+_EACH_ITS_OWN = (b"idempotency-key", b"x-request-id", b"traceparent")
 
 
 class Head(NamedTuple):
@@ -72,8 +80,9 @@ class Heads:
 
     def _head(self, single: bool, headers: dict[bytes, bytes]) -> Head | None:
         length = headers.get(b"content-length", b"")
-        usual = headers.get(b"connection", b"keep-alive").lower() == b"keep-alive" and b"host" in headers
-        if not usual or not _LENGTH.fullmatch(length) or any(name in headers for name in _NOT_HERE):
+        if b"host" not in headers or not all(_is_kept(headers[name]) for name in _CONNECTION if name in headers):
+            return None
+        if not _LENGTH.fullmatch(length) or any(name in headers for name in _NOT_HERE):
             return None
         try:
             token = token_with_scope(self._tokens, _text(headers.get(b"authorization", b"")), "write")
@@ -98,13 +107,22 @@ class Heads:
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
     """The values by name in small letters; None if one is there twice, or is not plainly a header."""
+    if len(lines) > _HEADERS_MAX:
+        return None
     headers = {}
     for line in lines:
-        match = _LINE.fullmatch(line)
-        if not match:
+        name, colon, value = line.partition(b":")
+        value = value.strip(b" \t")
+        if not (colon and 0 < len(name) <= _NAME_MAX_BYTES and len(value) <= _VALUE_MAX_BYTES):
             return None
-        headers[match[1].lower()] = match[2]
-    return headers if len(headers) == len(lines) <= _HEADERS_MAX else None
+        if name.translate(None, _NAME) or value.translate(None, _VALUE):
+            return None
+        headers[name.lower()] = value
+    return headers if len(headers) == len(lines) else None
+
+
+def _is_kept(options: bytes) -> bool:
+    return all(option.strip(b" \t") in _KEPT for option in options.lower().split(b","))
 
 
 def _text(value: bytes) -> str:

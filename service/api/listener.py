@@ -1,4 +1,4 @@
-"""Takes connections, as many as there is room for, and ends those that are overdue.
+"""Takes connections, as many as there is room for, and ends those that are overdue or idle for long.
 
 The accepting is ours because asyncio's has no cap: it goes on until the process has no descriptor left, also none
 for the spool, and then logs a traceback every second.
@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import http_parser, web
 
-from service.api.connection import Connection, Load
+from service.api.connection import IDLE, OVERDUE, Connection, Load
+from service.api.lingering import Lingering
 from service.errors import StartError
 from service.logs import Seldom
 from service.sockets import BACKLOG
@@ -28,6 +29,8 @@ ACCEPT_PAUSE = 1.0
 DESCRIPTORS = 65_536
 #: Descriptors for all but connections: the spool, and ClickHouse with its many files. Of a small limit, half.
 RESERVED_DESCRIPTORS = 1024
+#: Of the clients that are refused for lack of room, so many at a time are given the time to take their answer.
+REFUSED_LINGERING_MAX = 16
 _DETAIL = b'{"detail":"Too many connections"}'
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nServer: analytics\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -89,6 +92,7 @@ class Listener:
         self._header_timeout = header_timeout
         self._sockets: list[socket.socket] = []
         self._starting: set[asyncio.Task[None]] = set()
+        self._refused = 0
         self._watch: asyncio.Task[None] | None = None
         self._full, self._no_resource, self._overdue = Seldom(_log), Seldom(_log), Seldom(_log)
 
@@ -100,7 +104,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         for one in self._sockets:
             loop.add_reader(one, self._accept, one)
-        self._watch = asyncio.create_task(self._abort_overdue(), name="listener")
+        self._watch = asyncio.create_task(self._close_outstayed(), name="listener")
 
     async def close(self) -> None:
         """Take those who are connected already and wait to be taken, and then no more; those that there are stay."""
@@ -151,21 +155,45 @@ class Listener:
     def _refuse(self, client: socket.socket) -> None:
         self._load.count_closed("too_many")
         self._full(logging.WARNING, "refused a connection: there are %d, as many as may be", self._max_connections)
-        with client, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             client.send(_REFUSAL)
+            if self._refused < REFUSED_LINGERING_MAX:
+                self._refused += 1
+                task = asyncio.create_task(self._linger(client))
+                self._starting.add(task)
+                task.add_done_callback(self._starting.discard)
+                return
             client.recv(65536)  # a close with bytes unread would be a reset, and the client miss the answer
+        client.close()
+
+    async def _linger(self, client: socket.socket) -> None:
+        lingering = Lingering(self._header_timeout, self._parted)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: lingering, client)
+        except OSError:  # gone again
+            client.close()
+            self._parted()
+
+    def _parted(self) -> None:
+        self._refused -= 1
 
     # -- the watch --------------------------------------------------------------------------------
 
-    async def _abort_overdue(self) -> None:
+    async def _close_outstayed(self) -> None:
         while True:
-            await asyncio.sleep(min(1.0, self._header_timeout / 4))
+            await asyncio.sleep(min(1.0, self._header_timeout / 4, self._load.keepalive_timeout / 4))
             self._worker.tell(CONNECTIONS, self._load.connections)
             now = time.monotonic()
             connections = [one for one in self._server.connections if isinstance(one, Connection)]
-            overdue = [one for one in connections if one.is_overdue(now, self._header_timeout)]
+            overdue = 0
+            for one in connections:
+                why = one.outstayed(now, self._header_timeout)
+                if why == OVERDUE:
+                    overdue += 1
+                    one.abort()
+                elif why == IDLE:
+                    one.force_close()
+                if why:
+                    self._load.count_closed(why)
             if overdue:
-                self._load.count_closed("overdue", len(overdue))
-                self._overdue(logging.INFO, "closed %d connections that were silent or too slow", len(overdue))
-            for one in overdue:
-                one.abort()
+                self._overdue(logging.INFO, "closed %d connections that sent or took their bytes too slowly", overdue)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 from aiohttp import web
@@ -20,7 +20,7 @@ from service.api.body import read_body
 from service.api.metrics import METRICS
 from service.api.refusals import REFUSALS, partly
 from service.api.respond import body_response, json_body
-from service.errors import BadRequest, Shed
+from service.errors import BadRequest, Shed, SpoolFailed, Unavailable
 from service.ratelimit import RateLimit
 from service.writer import BatchWriter
 
@@ -46,7 +46,11 @@ class Accepted(NamedTuple):
 
 
 class Intake:
-    """Turns bodies into rows and answers. ``key`` is the Idempotency-Key; ``source`` is the name of the token."""
+    """Turns bodies into rows and answers, and keeps the rows.
+
+    ``key`` is the Idempotency-Key; ``source`` is the name of the token, which is charged for what is kept, and for
+    nothing else.
+    """
 
     def __init__(self, writer: BatchWriter, rate_limit: RateLimit | None) -> None:
         self.writer = writer
@@ -68,7 +72,6 @@ class Intake:
             raise Shed(retry_after=self.writer.seconds_to_room())
         now = time.time_ns() // 1000
         rows = make_rows(ParsedBatch([event]), source=source, received_at=now, derived_ids=_derived(source, key, [0]))
-        self._count(source, 1)
         ack = {
             "success": True,
             "event_id": id_text(first_id(rows)),
@@ -104,7 +107,6 @@ class Intake:
                 refused_by["shed"] = len(refused)
         now = time.time_ns() // 1000
         rows = make_rows(batch, source=source, received_at=now, derived_ids=_derived(source, key, places))
-        self._count(source, len(rows))
         failed = received - len(rows)
         ack = {
             "success": bool(rows),
@@ -122,8 +124,31 @@ class Intake:
             return parser(body)
         return await asyncio.get_running_loop().run_in_executor(self._parser, parser, body)
 
-    def _count(self, source: str, events: int) -> None:
-        if self.rate_limit and events:
+    async def add(self, source: str, rows: EncodedRows, size: int) -> None:
+        """As ``BatchWriter.add``."""
+        self._charge(source, len(rows))
+        try:
+            await self.writer.add(rows, size)
+        except Unavailable:
+            self._charge(source, -len(rows))
+            raise
+
+    def put(self, source: str, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
+        """As ``BatchWriter.put``."""
+        if self.rate_limit:
+            done = partial(self._settled, source, len(rows), done)
+        self.writer.put(rows, size, done)
+        self._charge(source, len(rows))
+
+    def _settled(
+        self, source: str, events: int, done: Callable[[SpoolFailed | None], object], error: SpoolFailed | None
+    ) -> None:
+        if error:
+            self._charge(source, -events)
+        done(error)
+
+    def _charge(self, source: str, events: int) -> None:
+        if self.rate_limit:
             self.rate_limit.take(source, events)
 
 
@@ -175,7 +200,7 @@ async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None
 
 async def _keep(request: web.Request, source: str, accepted: Accepted, size: int) -> web.Response:
     if accepted.rows:
-        await request.app[WRITER].add(accepted.rows, size)
+        await request.app[INTAKE].add(source, accepted.rows, size)
     if accepted.refused:
         request.app[METRICS].events_not_taken(accepted.refused)
         request.app[REFUSALS].add(request.method, request.path, 200, partly(accepted.refused), source)
