@@ -5,8 +5,9 @@ nothing around them: ClickHouse's ``FORMAT MsgPack``. An id has ClickHouse's ord
 and the usual one everywhere else. Payloads of the same columns can be joined.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,10 +36,11 @@ parse_header = msgspec.json.Decoder(Header).decode
 
 
 class EncodedRows(msgspec.Struct, frozen=True, gc=False):
-    """A payload and how many rows it holds."""
+    """A payload, how many rows it holds, and whether clients made ids of some of them."""
 
     payload: bytes
     count: int
+    with_ids: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -53,6 +55,11 @@ class Rows:
 
     def __len__(self) -> int:
         return sum([part.count for part in self.parts])
+
+    @property
+    def with_ids(self) -> bool:
+        """Whether clients made ids of some of the rows."""
+        return any(part.with_ids for part in self.parts)
 
     @property
     def payload(self) -> bytes:
@@ -74,10 +81,36 @@ class Rows:
                 after.append(part)
             else:
                 rows = _decode_rows(part, self.header.types)
-                before.append(encode_rows(rows[:at], self.header.types))
-                after.append(encode_rows(rows[at:], self.header.types))
+                before.append(encode_rows(rows[:at], self.header.types, with_ids=part.with_ids))
+                after.append(encode_rows(rows[at:], self.header.types, with_ids=part.with_ids))
             at -= part.count
         return replace(self, parts=before), replace(self, parts=after)
+
+    def slice(self, start: int, stop: int) -> "Rows":
+        """The rows of a range."""
+        if (start, stop) == (0, len(self)):
+            return self
+        return self.split(stop)[0].split(start)[1]
+
+    def span(self) -> tuple[int, int] | None:
+        """The first and the last time of receipt, in ms since 1970; None if they have none."""
+        if "received_at" not in self.header.names or not len(self):
+            return None
+        index = self.header.names.index("received_at")
+        times = [row[index] for row in self.decode()]
+        return min(times), max(times)
+
+    def without_months(self, months: Collection[int]) -> "Rows":
+        """Those that were not received in these months (202612 is December 2026)."""
+        index = self.header.names.index("received_at")
+        kept = [row for row in self.decode() if month_of(row[index]) not in months]
+        return Rows(self.header, [encode_rows(kept, self.header.types, with_ids=self.with_ids)] if kept else [])
+
+
+def month_of(milliseconds: int) -> int:
+    """The month of a time in ms since 1970, as ClickHouse's toYYYYMM: 202612."""
+    time = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return time.year * 100 + time.month
 
 
 def read_rows(header: bytes, parts: Sequence[EncodedRows], default: Header) -> Rows:
@@ -97,26 +130,32 @@ _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 _decode_nested = msgspec.msgpack.Decoder(list[AnyRow]).decode
 
 
-def encode_values(values: list[Any], count: int) -> EncodedRows:
+def encode_values(values: list[Any], count: int, *, with_ids: bool = False) -> EncodedRows:
     """The payload of ``count`` rows whose values these are, one row after the other, ids in ClickHouse's order."""
     array = _encode(values)
     head = 1 if len(values) < 16 else 3 if len(values) < 65_536 else 5  # says that it is an array, and how long
-    return EncodedRows(array[head:], count)
+    return EncodedRows(array[head:], count, with_ids)
 
 
-def encode_rows(rows: Sequence[AnyRow], types: Sequence[str]) -> EncodedRows:
+def encode_rows(rows: Sequence[AnyRow], types: Sequence[str], *, with_ids: bool = False) -> EncodedRows:
     """The payload of rows. Raises ValueError if one does not fit the columns."""
     values: list[Any] = []
     for row in rows:
         values += [swap_id(one) if type_ == _UUID else one for one, type_ in zip(row, types, strict=True)]
-    return encode_values(values, len(rows))
+    return encode_values(values, len(rows), with_ids=with_ids)
 
 
 def join_rows(parts: Sequence[EncodedRows]) -> EncodedRows:
     """All rows of the parts, in order."""
     if len(parts) == 1:
         return parts[0]
-    return EncodedRows(b"".join([part.payload for part in parts]), sum([part.count for part in parts]))
+    with_ids = any(part.with_ids for part in parts)
+    return EncodedRows(b"".join([part.payload for part in parts]), sum([part.count for part in parts]), with_ids)
+
+
+def by_kind(parts: Sequence[EncodedRows]) -> tuple[list[EncodedRows], list[EncodedRows]]:
+    """The parts of which clients made no id, and those of which they made some; each in order."""
+    return [part for part in parts if not part.with_ids], [part for part in parts if part.with_ids]
 
 
 def swap_id(event_id: bytes) -> bytes:
@@ -136,7 +175,7 @@ def _decode_rows(part: EncodedRows, types: Sequence[str]) -> list[AnyRow]:
 def _from_format_1(part: EncodedRows, types: Sequence[str]) -> EncodedRows:
     """In format 1 of segments a payload was an array of arrays. None of today begins with an array."""
     if part.payload[0] & 0xF0 == 0x90 or part.payload[0] in (0xDC, 0xDD):
-        return encode_rows(_decode_nested(part.payload), types)
+        return encode_rows(_decode_nested(part.payload), types, with_ids=part.with_ids)
     return part
 
 

@@ -65,6 +65,12 @@ CORRECTED_TIMESTAMP = Column(
     "Event time by the clock of the server: timestamp + clock_skew where that is more than 60000 ms either way,"
     " else timestamp",
 )
+#: Filled by ClickHouse at the INSERT; no insert carries it.
+SEGMENT = Column(
+    "segment",
+    "LowCardinality(String)",
+    "Batch of the service with which the event was inserted; empty if not by the service, or by a version before 0.2",
+)
 #: Milliseconds. Up to this, what looks like a wrong clock may be a slow upload, and is not corrected.
 CLOCK_SKEW_TOLERANCE = 60_000
 BY_CLIENT, BY_SERVER = "client", "server"
@@ -86,8 +92,11 @@ def make_rows(
     count = len(batch.events)
     ids = [swap_id(one) for one in derived_ids] if derived_ids else new_event_ids(milliseconds, count)
     origin = BY_CLIENT if derived_ids else BY_SERVER
+    with_ids = bool(derived_ids)
     values: list[Any] = []
     for event_id, event in zip(ids, batch.events, strict=True):
+        if event.event_id is not None:
+            with_ids = True
         values += (
             event_id if event.event_id is None else _swapped(event.event_id),
             event.event_name,
@@ -106,7 +115,7 @@ def make_rows(
             event.sequence or 0,
             None if event.timestamp is None else skew,
         )
-    return encode_values(values, count)
+    return encode_values(values, count, with_ids=with_ids)
 
 
 def first_id(rows: EncodedRows) -> bytes:

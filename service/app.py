@@ -29,10 +29,10 @@ from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
 from service.datadir import DataDir, spool_of
+from service.dedup_lock import DedupLock
 from service.errors import StartError
 from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
-from service.inserts import Inserts
 from service.metrics import Metrics
 from service.monitor import Monitor
 from service.quarantine import Quarantine
@@ -42,7 +42,6 @@ from service.status import Status
 from service.store import Store
 from service.tokens import Token
 from service.totals import Totals
-from service.turns import Turns
 from service.usage import Usage
 from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
@@ -109,10 +108,17 @@ def create_app(
         spool_status, clickhouse_status = Status("spool"), Status("clickhouse")
         spool = Spool(spool_of(data.folder, worker.number), data.quarantine, encode_header(CURRENT))
         quarantine = Quarantine(data.folder, takes_back=worker.number == 0)
-        turns = Turns(data.turn, worker) if worker.count > 1 else None
-        inserts = Inserts(store, clickhouse_status, settings.dedup_window, turns)
-        totals = Totals(data.folder, worker)
-        flusher = Flusher(spool, inserts, totals, clickhouse_status, quarantine=quarantine, metrics=counts)
+        flusher = Flusher(
+            spool,
+            store,
+            Totals(data.folder, worker),
+            clickhouse_status,
+            lock=DedupLock(data.in_flight, worker),
+            quarantine=quarantine,
+            metrics=counts,
+            data=data.folder,
+            dedup_window=settings.dedup_window,
+        )
         limits = Limits(settings.batch_size, BATCH_MAX_BYTES, settings.flush_interval, settings.spool_max_bytes)
         writer = BatchWriter(spool, flusher, limits, spool_status, counts)
         rate_limit = RateLimit(settings.rate_limit, worker=worker) if settings.rate_limit else None
@@ -184,9 +190,7 @@ def recover(spool: Spool, flusher: Flusher, *, first: bool = True) -> None:
     except OSError as error:
         raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:
-        # One insert at a time, the oldest first: of what is left here only the first can have been tried, and what
-        # was the first elsewhere, which is marked.
-        flusher.submit(segment, None, tried=segment is segments[0] or spool.splits.marked(segment.token))
+        flusher.submit(segment, None)
     if segments:
         _log.info("%d events of earlier runs are in the spool, to be inserted", flusher.pending_rows)
     for stranger in spool.strangers:

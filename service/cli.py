@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, greeting, leftovers, logs, sockets, tokens, turns, workers
+from service import __version__, cli_quarantine, greeting, leftovers, logs, sockets, tokens, workers
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.datadir import DataDir
 from service.disk import replace_durably
@@ -124,7 +124,6 @@ def _serve(options: argparse.Namespace) -> int:
         leftovers.adopt(data.folder, count)
         if count > 1:
             data.make_worker_folders(count)
-        turns.prepare(data.turn, count)
 
         def greet(port: int) -> None:
             greeting.greet(settings, port, data.folder, target.shown, made if os.isatty(1) else {})

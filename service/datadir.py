@@ -39,7 +39,7 @@ class DataDir:
         self.quarantine = self.folder / "quarantine"
         self.retry = self.folder / "retry"
         self.workers = self.folder / "workers"
-        self.turn = self.workers / "turn"
+        self.in_flight = self.folder / "in-flight"
         self.clickhouse = self.folder / "clickhouse"
         self.tokens = self.folder / "tokens.json"
         self.first_tokens = self.folder / "first-tokens.txt"

@@ -20,7 +20,8 @@
     │       └── StoreUnavailable    ClickHouse can't answer a query now
     └── StoreError                  ClickHouse did not do what it was asked
         ├── Retryable               may pass: keep the batch, try it again with the same token
-        │   └── Misconfigured       needs a person: wrong password, missing table, no rights
+        │   ├── Misconfigured       needs a person: wrong password, missing table, no rights
+    │   └── ViewFailed          a materialized view behind the table failed; the table has the rows
         └── Rejected                these rows will never fit
 
 A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` is answered with 422 and the
@@ -181,11 +182,22 @@ class StoreError(AnalyticsError):
 
 
 class Retryable(StoreError):
-    """May pass by itself; the outcome may be unknown. The same bytes with the same token are safe to send again."""
+    """May pass by itself. The same bytes with the same token are safe to send again.
+
+    ``may_run``: nobody heard what became of the statement, so that ClickHouse may still be at it.
+    """
+
+    def __init__(self, message: str, code: int = 0, *, public: str | None = None, may_run: bool = False) -> None:
+        super().__init__(message, code, public=public)
+        self.may_run = may_run
 
 
 class Misconfigured(Retryable):
     """Will pass once a person has mended something: a password, a missing table or column, rights."""
+
+
+class ViewFailed(Retryable):
+    """A materialized view behind the table failed. ClickHouse stores the rows in the table all the same."""
 
 
 class Rejected(StoreError):

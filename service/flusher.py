@@ -1,31 +1,31 @@
-"""The flusher: takes sealed segments in order and inserts each as one batch, for as long as it takes.
+"""The flusher: takes sealed segments in order and sees to it that all of their rows come into the table, each once.
 
-Live batches and those found on disk at the start go through the same function. One insert is in
-flight at a time. A batch is the same bytes with the same token however often it is tried, so that
-ClickHouse stores it once, whatever became of the tries before.
+    submit ──► batches of a segment ─┬─► lane of rows without ids of clients ─┬─► inserts ──► ClickHouse
+                                     └─► lane of rows with such ids ──────────┘
+                                                                              all of a segment: its file is deleted
 
-A *retryable* failure is tried again without end (see ``inserts``). A *rejected* batch is halved
-until the bad rows are alone; they go to the quarantine, the others into the table. Each part has a
-token of its own, made of the segment's and the row range, and each split is on disk before its
-halves are sent: a crash in between, or a table that was mended in between, can't make a row come
-twice.
+Live segments and those found on disk at the start go through the same function. Rows with ids that clients made are
+looked up first, one INSERT at a time over all workers; so they have a lane of their own, and the others never wait for
+them. In each lane one INSERT is in flight.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Protocol
 
-from schemas.payload import EncodedRows, Rows, read_rows
+from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT
-from service import inserts
-from service.errors import Rejected
-from service.inserts import Inserts
+from service.batches import Batch, batches_of, read_batch
+from service.dedup_lock import DedupLock
+from service.inserts import Inserter, InsertStore
+from service.lane import Lane
 from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.segment import Segment
@@ -33,18 +33,29 @@ from service.spool import Spool
 from service.status import Status
 from service.totals import Totals
 
-#: Sealed batches whose rows stay in memory; later ones are read back from disk when their turn comes.
-BATCHES_IN_MEMORY = 2
+#: Sealed segments whose rows stay in memory; later ones are read back from disk when their turn comes.
+SEGMENTS_IN_MEMORY = 2
 #: Retry-After in seconds while the drain rate is unknown, since ClickHouse confirms nothing.
 RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 
 
-class _Batch(NamedTuple):
+class FlusherStore(InsertStore, Protocol):
+    """What is needed of the store."""
+
+    async def ping(self) -> None:
+        """Raise StoreError if ClickHouse does not answer."""
+
+
+@dataclass
+class _Pending:
+    """A segment that ClickHouse has not confirmed."""
+
     segment: Segment
-    parts: Sequence[EncodedRows] | None  # None: on disk only
-    tried: bool  # perhaps by an earlier process
+    batches: list[Batch]
+    in_memory: bool
     accepted_at: float  # the first of its events, on the monotonic clock
     memory_only: bool
+    begun_at: float = 0.0
 
 
 class Flusher:
@@ -53,14 +64,16 @@ class Flusher:
     def __init__(
         self,
         spool: Spool,
-        inserts: Inserts,
+        store: FlusherStore,
         totals: Totals,
         status: Status,
         *,
+        lock: DedupLock,
         quarantine: Quarantine,
         metrics: Metrics,
+        data: Path,
+        dedup_window: float,
     ) -> None:
-        self.inserts = inserts
         self.totals = totals
         self.quarantine = quarantine
         #: Rows in sealed segments that ClickHouse has not confirmed.
@@ -70,22 +83,36 @@ class Flusher:
         self._metrics = metrics
         self._spool = spool
         self._status = status
+        self._lock = lock
         self._thread = ThreadPoolExecutor(1, "flusher")
-        self._queue: deque[_Batch] = deque()
+        self._inserter = Inserter(store, dedup_window, quarantine, lock, data, self._thread)
+        self._lanes = {
+            with_ids: Lane(name, self._bring, store.ping, status)
+            for with_ids, name in ((False, "events"), (True, "events with ids"))
+        }
+        self._pending: dict[str, _Pending] = {}
         self._in_memory = 0
-        self._confirmed: set[str] = set()  # tokens of segments that are stored and not yet deleted
-        self._submitted = asyncio.Event()
+        self._undeleted: list[Segment] = []  # confirmed, and their files are still there
         self._empty = asyncio.Event()
         self._empty.set()
         self._bytes_per_second = 0.0
         self._quarantine_reason = ""
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def oldest_at(self) -> float | None:
-        """When the first event of the oldest pending batch was accepted, on the monotonic clock; None if none is."""
-        pending = (batch for batch in self._queue if batch.segment.token not in self._confirmed)
-        return min((batch.accepted_at for batch in pending), default=None)
+        """When the first event of the oldest pending segment was accepted, on the monotonic clock; None if none is."""
+        return min((one.accepted_at for one in self._pending.values()), default=None)
+
+    @property
+    def heard_at(self) -> float:
+        """When ClickHouse last took or rejected a batch; seconds on the monotonic clock."""
+        return max(lane.heard_at for lane in self._lanes.values())
+
+    @property
+    def retrying(self) -> bool:
+        """Whether a batch has failed and is tried again: then only an INSERT shows that ClickHouse works."""
+        return any(lane.retrying for lane in self._lanes.values())
 
     def submit(
         self,
@@ -93,47 +120,50 @@ class Flusher:
         parts: Sequence[EncodedRows] | None,
         *,
         keep: bool = False,
-        tried: bool = False,
         accepted_at: float | None = None,
     ) -> None:
         """Queue a sealed segment. ``parts`` are its rows and spare reading them; let go of when many are queued.
 
-        ``keep``: they can't be read back. ``tried``: an earlier process may have sent it. ``accepted_at``: its first
-        event, on the monotonic clock; None for one that was found on disk.
+        ``keep``: they can't be read back. ``accepted_at``: its first event, on the monotonic clock; None for one that
+        was found on disk, which an earlier process may have inserted.
         """
+        found = accepted_at is None
         if accepted_at is None:
             self._metrics.events_recovered.add(segment.rows)
             accepted_at = time.monotonic() - max(0.0, time.time() - segment.made_at)
-        if parts is not None and not keep and self._in_memory >= BATCHES_IN_MEMORY:
+        if parts is not None and not keep and self._in_memory >= SEGMENTS_IN_MEMORY:
             parts = None
         self._in_memory += parts is not None
         self.memory_only_bytes += segment.size if keep else 0
+        batches = batches_of(segment, parts, sent=found)
+        self._pending[segment.token] = _Pending(segment, batches, parts is not None, accepted_at, keep)
         self.pending_rows += segment.rows
-        self._queue.append(_Batch(segment, parts, tried, accepted_at, keep))
         self._empty.clear()
-        self._submitted.set()
+        for batch in batches:
+            self._lanes[batch.with_ids].submit(batch)
 
     def seconds_to_free(self, size: int) -> float:
-        """How long until ``size`` bytes of the spool are free, by the rate of late."""
+        """How long until ``size`` bytes of the spool are free, by the recent rate."""
         if not self._status.ok or not self._bytes_per_second:
             return RETRY_AFTER_UNKNOWN
         return min(RETRY_AFTER_MAX, size / self._bytes_per_second)
 
     def start(self) -> None:
         """Begin to insert. The store must be ready: migrated and reachable."""
-        self._task = asyncio.create_task(self._run(), name="flusher")
+        self._tasks = [asyncio.create_task(lane.run(), name=f"flusher: {lane.name}") for lane in self._lanes.values()]
+        self._tasks.append(asyncio.create_task(self._inserter.view_filler.run(), name="view-filler"))
 
     async def drain(self, seconds: float) -> None:
         """Wait until all is inserted, at most so long. What is left stays on disk for the next start."""
-        if self._task and seconds > 0:
+        if self._tasks and seconds > 0:
             try:
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
             except TimeoutError:
                 pass
 
-    async def watch_quarantine(self) -> None:
-        """Queue what comes back from the quarantine, and bring its count up to date."""
+    async def tend(self) -> None:
+        """Queue what comes back from the quarantine, bring its count up to date, delete what could not be deleted."""
         try:
             for path in await self._on_thread(self.quarantine.returning):
                 if segment := await self._on_thread(self.quarantine.take, path, self._spool):
@@ -145,102 +175,69 @@ class Flusher:
         if reason and reason != self._quarantine_reason:
             _log.error("what comes back from the quarantine waits: %s", reason)
         self._quarantine_reason = reason
+        undeleted, self._undeleted = self._undeleted, []
+        for segment in undeleted:
+            await self._delete(segment, quiet=True)
 
     async def close(self) -> None:
-        """Stop inserting. An insert that is cut off here is tried again at the next start, with its token."""
-        if self._task:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        self.inserts.close()
+        """Stop inserting. What is cut off here is asked for at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._lock.close()
         self._thread.shutdown()
         if self.pending_rows:
             _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
 
-    async def _run(self) -> None:
-        while True:
-            if not self._queue:
-                try:
-                    self.inserts.settle()
-                except Exception:  # of the disk: it is tried again when the queue is empty the next time
-                    _log.exception("the turn could not be given back")
-                self._empty.set()
-                self._submitted.clear()
-                await self._submitted.wait()
-            batch = self._queue[0]
-            try:
-                if batch.segment.token not in self._confirmed:
-                    await self._flush(batch)
-                await self._on_thread(self._spool.drop, batch.segment)
-            except Exception:  # a bug or a disk error: the batch stays on disk and must not stop the others
-                _log.exception("batch %s could not be flushed, and is tried again later", batch.segment.token)
-                self._queue.rotate(-1)
-                await asyncio.sleep(self._pause_after_failure())
-                continue
-            self._confirmed.discard(batch.segment.token)
-            self._queue.popleft()
-            self._in_memory -= batch.parts is not None
-            self.memory_only_bytes -= batch.segment.size if batch.memory_only else 0
+    async def _bring(self, batch: Batch) -> None:
+        """Try to bring a batch to where it belongs; the last one of a segment confirms it. Raises Retryable."""
+        pending = self._pending[batch.segment.token]
+        pending.begun_at = pending.begun_at or time.monotonic()
+        if batch.todo != []:
+            rows = Rows(CURRENT, batch.parts) if batch.parts is not None else await self._on_thread(self._load, batch)
+            await self._inserter.insert(batch, rows)
+        if all(one.todo == [] for one in pending.batches):
+            await self._confirm(pending)
 
-    def _pause_after_failure(self) -> float:
-        """Short while there are batches that have not been tried: what fails one disk operation may spare others."""
-        untried = len(self._queue) > len(self._confirmed) and self._queue[0].segment.token not in self._confirmed
-        return inserts.BACKOFF_FIRST if untried else inserts.BACKOFF_MAX
-
-    async def _flush(self, batch: _Batch) -> None:
-        segment, started = batch.segment, time.monotonic()
-        rows = Rows(CURRENT, batch.parts) if batch.parts else await self._on_thread(self._load, segment)
-        splits = await self._on_thread(self._spool.splits.of, segment.token)
-        quarantined, duplicate = await self._insert(segment.token, rows, splits, tried=batch.tried)
-        stored = len(rows) - quarantined
-        await self._on_thread(self.totals.add, segment.token, stored, datetime.now(UTC))
-        self._confirmed.add(segment.token)
+    async def _confirm(self, pending: _Pending) -> None:
+        segment, batches = pending.segment, pending.batches
+        read, quarantined, repeats = (
+            sum(getattr(batch, name) for batch in batches) for name in ("read", "quarantined", "repeats")
+        )
+        await self._on_thread(self.totals.add, segment.token, read - quarantined, datetime.now(UTC))
+        del self._pending[segment.token]
+        self._in_memory -= pending.in_memory
+        self.memory_only_bytes -= segment.size if pending.memory_only else 0
         self.pending_rows -= segment.rows
         now = time.monotonic()
-        seconds = now - started
+        seconds = now - pending.begun_at
         self._metrics.batch_settled(
-            stored - duplicate, duplicate, quarantined, segment.rows - len(rows), seconds, now - batch.accepted_at
+            read - quarantined - repeats, repeats, quarantined, segment.rows - read, seconds, now - pending.accepted_at
         )
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
-        _log.debug("flushed %d rows in %.3f s, token %s", stored, seconds, segment.token)
+        _log.debug("flushed %d rows in %.3f s, token %s", read - quarantined, seconds, segment.token)
+        await self._delete(segment)
+        if not self._pending:
+            self._empty.set()
 
-    def _load(self, segment: Segment) -> Rows:
+    async def _delete(self, segment: Segment, *, quiet: bool = False) -> None:
         try:
-            contents = self._spool.read(segment)
-        except FileNotFoundError:
-            _log.error("%s was deleted by someone else: its %d events are lost", segment.path, segment.rows)
-            return Rows(CURRENT, [])
-        rows = read_rows(contents.header, contents.parts, CURRENT)
-        if lost := segment.rows - len(rows):
-            _log.error("%s lacks %d of its %d events: they are lost", segment.path, lost, segment.rows)
-        return rows
+            await self._on_thread(self._spool.drop, segment)
+        except OSError as error:
+            self._undeleted.append(segment)
+            if not quiet:
+                _log.error("%s is in the table and can't be deleted, so that is tried again: %s", segment.path, error)
 
-    async def _insert(self, token: str, rows: Rows, splits: set[tuple[int, int]], *, tried: bool) -> tuple[int, int]:
-        """Insert all rows that ClickHouse takes, quarantine the others; how many those are, and how many repeats."""
-        quarantined = duplicate = 0
-        total = len(rows)
-        ranges = [(0, rows)] if total else []
-        while ranges:
-            start, rows = ranges.pop()
-            stop = start + len(rows)
-            if stop - start == 1 and await self._on_thread(self.quarantine.holds, token, start):
-                quarantined += 1
-                continue
-            if (start, stop) not in splits:
-                name = token if stop - start == total else f"{token}-{start}-{stop}"
-                try:
-                    duplicate += await self.inserts.insert(name, rows, tried=tried)
-                    continue
-                except Rejected as error:
-                    if stop - start == 1:
-                        await self._on_thread(self.quarantine.put, token, start, rows, error)
-                        quarantined += 1
-                        continue
-                    _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, token, error)
-                await self._on_thread(self._spool.splits.record, token, start, stop)
-            middle = (start + stop) // 2
-            first, second = await self._on_thread(rows.split, middle - start)
-            ranges += [(middle, second), (start, first)]
-        return quarantined, duplicate
+    def _load(self, batch: Batch) -> Rows:
+        try:
+            rows = read_batch(batch, self._spool)
+        except FileNotFoundError:
+            _log.error("%s was deleted by someone else: its %d events are lost", batch.segment.path, batch.rows)
+            return Rows(CURRENT, [])
+        if lost := batch.rows - len(rows):
+            _log.error("%s lacks %d of its %d events: they are lost", batch.segment.path, lost, batch.rows)
+        return rows
 
     async def _on_thread(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))

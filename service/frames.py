@@ -1,19 +1,23 @@
-"""The format of a segment's file, version 2. Integers are little-endian.
+"""The format of a segment's file, version 3. Integers are little-endian.
 
-    file  = magic "EVSPOOL2", frame (the header: its payload says which columns follow, 0 rows), frame*
-    frame = magic "\\xf5EVF", u32 length, u32 rows, u32 crc32(length, rows, payload), payload
+    file  = magic "EVSPOOL3", frame (the header: its payload says which columns follow, 0 rows), frame*
+    frame = magic "\\xf5EVF" or "\\xf5EVI", u32 length, u32 rows, u32 crc32(length, rows, payload), payload
 
-The frame's magic is there to find the next whole frame behind a damaged one. In version 1, which is still read, a
-payload of rows was an array of arrays.
+The frame's magic says whether clients made ids of its rows ("I"), and it is there to find the next whole frame behind
+a damaged one. Versions 1 and 2 are still read: they mixed both kinds of rows in a frame, and in version 1 a payload was
+an array of arrays.
 """
 
 import struct
 import zlib
 from collections.abc import Iterator
 
-FILE_MAGIC = b"EVSPOOL2"
-READABLE_MAGICS = (b"EVSPOOL1", FILE_MAGIC)
-FRAME_MAGIC = b"\xf5EVF"
+FILE_MAGIC = b"EVSPOOL3"
+#: Versions whose frames mix rows with ids that clients made and others.
+MIXED_MAGICS = (b"EVSPOOL1", b"EVSPOOL2")
+READABLE_MAGICS = (*MIXED_MAGICS, FILE_MAGIC)
+FRAME_MAGIC, IDS_MAGIC = b"\xf5EVF", b"\xf5EVI"
+_ANY_MAGIC = b"\xf5EV"
 FRAME_HEADER = struct.Struct("<4sIII")
 #: Put over the head of a frame that was refused and can perhaps not be cut off: nobody takes it for one that was kept.
 REFUSED = b"\xf5EVX" + bytes(12)
@@ -22,10 +26,15 @@ _ROW_MIN_BYTES = 16
 _CHECKED = struct.Struct("<II")
 
 
-def encode_frame(payload: bytes, rows: int) -> bytes:
-    """The frame that holds ``payload``."""
+def encode_frame(payload: bytes, rows: int, *, with_ids: bool = False) -> bytes:
+    """The frame that holds ``payload``. ``with_ids``: clients made the ids of some of its rows."""
     crc = zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows)))
-    return FRAME_HEADER.pack(FRAME_MAGIC, len(payload), rows, crc) + payload
+    return FRAME_HEADER.pack(IDS_MAGIC if with_ids else FRAME_MAGIC, len(payload), rows, crc) + payload
+
+
+def has_ids(data: bytes, start: int) -> bool:
+    """Whether the intact frame at ``start`` says that clients made ids of its rows."""
+    return data.startswith(IDS_MAGIC, start)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
@@ -38,7 +47,7 @@ def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
             yield start, position, rows, payload
             continue
         while position < len(data) and (position == start or not _frame_at(data, position)):
-            found = data.find(FRAME_MAGIC, position + 1)
+            found = data.find(_ANY_MAGIC, position + 1)
             position = found if found >= 0 else len(data)
         yield start, position, 0, None
 
@@ -50,7 +59,7 @@ def _frame_at(data: bytes, start: int) -> tuple[int, int, bytes] | None:
         return None
     magic, length, rows, crc = FRAME_HEADER.unpack_from(data, start)
     payload = data[body : body + length]
-    if magic != FRAME_MAGIC or len(payload) != length:
+    if magic not in (FRAME_MAGIC, IDS_MAGIC) or len(payload) != length:
         return None
     if zlib.crc32(payload, zlib.crc32(_CHECKED.pack(length, rows))) != crc:
         return None
@@ -66,7 +75,7 @@ def is_torn(data: bytes, start: int) -> bool:
     if rest < FRAME_HEADER.size or data.startswith(REFUSED, start):
         return True
     magic, length, rows, crc = FRAME_HEADER.unpack_from(data, start)
-    if magic != FRAME_MAGIC or length <= rest - FRAME_HEADER.size:
+    if magic not in (FRAME_MAGIC, IDS_MAGIC) or length <= rest - FRAME_HEADER.size:
         return False
     payload = data[start + FRAME_HEADER.size :]
     return bool(zlib.crc32(payload, zlib.crc32(_CHECKED.pack(len(payload), rows))) != crc)
@@ -80,8 +89,8 @@ def rows_lost(data: bytes, start: int, end: int) -> int:
     while start < end:
         length, rows = FRAME_HEADER.unpack_from(data, start)[1:3] if end - start >= FRAME_HEADER.size else (0, 1)
         stop = start + FRAME_HEADER.size + length
-        if stop != end and not (stop < end and data.startswith(FRAME_MAGIC, stop)):
-            found = data.find(FRAME_MAGIC, start + 1, end)
+        if stop != end and not (stop < end and data.startswith((FRAME_MAGIC, IDS_MAGIC), stop)):
+            found = data.find(_ANY_MAGIC, start + 1, end)
             stop = found if found >= 0 else end
         if start > len(FILE_MAGIC):  # there is the header, which holds no row
             lost += rows if 0 < rows * _ROW_MIN_BYTES <= stop - start else 1

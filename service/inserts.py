@@ -1,88 +1,220 @@
-"""One INSERT, for as long as it takes: what is stored already is left out, and what may pass is tried again.
+"""Brings the rows of a batch into the table, each once. One rule makes it so:
 
-A try is the same rows with the same token as the one before, so that ClickHouse stores them once, whatever became of
-that. Between two there is a pause: exponential backoff with jitter, without end.
+    What may have been sent before is first asked for, by its segment, and only what is missing is sent.
+
+The column ``segment`` of a row says with which INSERT it came, so the table itself remembers for ever what was stored.
+(A deduplication token is remembered for the last INSERTs only, and not through a power cut.) An INSERT is one block,
+and of each month all or nothing. So the answer, how many rows of which range and month are there, says what is missing.
+What ClickHouse is still at when it is asked can't be seen by that: so each try of a range has the same token.
+
+A *rejected* range is halved until the bad rows are alone; they go to the quarantine, the others into the table. Each
+half is a range with a token of its own. No note is kept of that: what is stored and what is in the quarantine tells it.
+Only the INSERT itself can reject rows. Whatever else fails passes, and is tried again.
 """
 
 import asyncio
-import random
+import logging
 import time
-from typing import Protocol
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from schemas.payload import Rows
-from service.errors import Misconfigured, Rejected, Retryable
-from service.repeats import Lookups, Repeats, is_stored, may_have_client_ids
-from service.status import Status
-from service.turns import Turns
+from service.batches import Batch, Range, find_batch
+from service.dedup_lock import DedupLock
+from service.errors import Rejected, Retryable, StoreError, ViewFailed
+from service.quarantine import Quarantine
+from service.repeats import KnownIds, Repeats
+from service.view_filler import FillerStore, ViewFiller
 
-BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
+#: Seconds in which an INSERT that nobody heard of has ended in ClickHouse: as long as we let it run, and some more.
+RUNS_AT_MOST = 65.0
+_log = logging.getLogger(__name__)
+
+#: By range and month (202612), how many rows of a segment the table has.
+Stored = dict[Range, dict[int, int]]
 
 
-class Inserter(Lookups, Protocol):
-    """What is needed of the store."""
+class InsertStore(KnownIds, FillerStore, Protocol):
+    """What is needed of the store. Each raises StoreError; only ``insert`` raises Rejected or ViewFailed."""
 
-    async def insert(self, rows: Rows, token: str) -> None:
-        """Insert one block. Raises StoreError."""
+    async def insert(self, rows: Rows, token: str, *, past_views: bool = False) -> None:
+        """Insert one block. ``past_views``: whatever views behind the table make of it."""
+
+    async def stored(self, segment: str, since: int, until: int) -> list[tuple[str, int, int]]:
+        """Of the rows of a segment: the INSERT's token, the month, how many. Times of receipt in ms since 1970."""
+
+    async def remember_ids(self, token: str, since: int, until: int) -> None:
+        """See to it that the ids of the rows of an INSERT are among the known ones."""
 
 
-class Inserts:
-    """Inserts into ``store``. ``window`` is how far back repeats are looked for, in seconds; see ``Repeats``."""
+class _Open(NamedTuple):
+    """An INSERT that is not ours and that nobody heard of, and until when it may run on the monotonic clock."""
 
-    def __init__(self, store: Inserter, status: Status, window: float, turns: Turns | None = None) -> None:
-        self._repeats = Repeats(store, window)
-        #: When ClickHouse last took or rejected a batch; seconds on the monotonic clock.
-        self.heard_at = 0.0
-        #: Whether the batch at hand has failed and is tried again: then only an insert shows that ClickHouse works.
-        self.retrying = False
+    token: str
+    until: float
+
+
+class Inserter:
+    """Inserts the batches of a worker. ``window`` is how far back repeats are looked for, in seconds."""
+
+    def __init__(
+        self, store: InsertStore, window: float, quarantine: Quarantine, lock: DedupLock, data: Path, thread: Executor
+    ) -> None:
+        self.view_filler = ViewFiller(store)
         self._store = store
-        self._status = status
-        self._turns = turns
+        self._quarantine = quarantine
+        self._lock = lock
+        self._repeats = Repeats(store, window)
+        self._data = data
+        self._thread = thread
+        self._open = _Open("", 0.0)
 
-    async def insert(self, token: str, rows: Rows, *, tried: bool) -> int:
-        """Insert these rows as one block; how many were repeats. Raises Rejected.
+    async def insert(self, batch: Batch, rows: Rows) -> None:
+        """Try once to bring all rows of the batch to where they belong; another try goes on from there.
 
-        ``tried``: an earlier try may have stored them, and nobody heard of it.
+        Raises Retryable.
         """
-        if self._turns and may_have_client_ids(rows):
-            async with self._turns.mine():
-                return await self._insert_until_answered(token, rows, tried=tried)
-        return await self._insert_until_answered(token, rows, tried=tried)
+        batch.read = len(rows)
+        if batch.todo is None:
+            batch.todo = [(batch.start, batch.start + len(rows))] if len(rows) else []
+        stored = await self._ask(batch, rows) if batch.sent else {}
+        quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.token) if batch.sent else set()
+        work = [(start, rows.slice(start - batch.start, stop - batch.start)) for start, stop in batch.todo]
+        try:
+            while work:
+                start, part = work[-1]
+                work[-1:] = await self._settle(batch, start, part, stored, quarantined)
+        finally:
+            batch.todo = [(start, start + len(part)) for start, part in work]
 
-    def settle(self) -> None:
-        """Nothing is to be inserted for now: let the other workers have their turn."""
-        if self._turns:
-            self._turns.settle()
+    async def _settle(
+        self, batch: Batch, start: int, rows: Rows, stored: Stored, quarantined: set[int]
+    ) -> list[tuple[int, Rows]]:
+        """Bring a range to where it belongs, or return what it is cut into, the first part last."""
+        stop = start + len(rows)
+        if len(rows) == 1 and start in quarantined:
+            batch.quarantined += 1
+            return []
+        inside = any(start <= a and b <= stop and b - a < stop - start for a, b in stored)
+        if inside or (start, stop) in batch.cut or any(start <= row < stop for row in quarantined):
+            return await self._halves(start, rows)
+        try:
+            batch.repeats += await self._insert_missing(batch, start, rows, stored)
+        except Rejected as error:
+            if time.monotonic() < batch.running_until:
+                reason = "an earlier try may still store these rows"
+                raise Retryable(f"{error}; {reason}", error.code, public=error.public) from None
+            if len(rows) == 1:
+                await self._on_thread(self._quarantine.put, batch.segment.token, start, rows, error)
+                batch.quarantined += 1
+                return []
+            _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, batch.segment.token, error)
+            batch.cut.add((start, stop))
+            return await self._halves(start, rows)
+        return []
 
-    def close(self) -> None:
-        """Insert no more."""
-        if self._turns:
-            self._turns.close()
+    async def _halves(self, start: int, rows: Rows) -> list[tuple[int, Rows]]:
+        middle = len(rows) // 2
+        first, second = await self._on_thread(rows.split, middle)
+        return [(start + middle, second), (start, first)]
 
-    async def _insert_until_answered(self, token: str, rows: Rows, *, tried: bool) -> int:
-        tries, repeats = 0, -1
-        while True:
+    async def _insert_missing(self, batch: Batch, start: int, rows: Rows, stored: Stored) -> int:
+        """Insert the rows of a range that are not in the table; how many were repeats. Raises StoreError."""
+        token = batch.token(start, start + len(rows))
+        rows, left_out = await self._missing(batch, start, rows, stored)
+        if not len(rows):
+            return left_out
+        if not batch.with_ids:
+            await self._send(batch, token, rows)
+            return 0
+        async with self._lock.held():
+            await self._settle_in_flight(token)
+            if self._lock.in_flight and not batch.running_until:  # a try of an earlier process
+                batch.running_until = time.monotonic() + RUNS_AT_MOST
+            fresh = await self._repeats.without(rows)
+            if len(fresh):
+                await self._on_thread(self._lock.begin, token)
             try:
-                fresh = await self._repeats.without(rows)
-                if repeats < 0:  # later, rows that a try of ours has stored are among them
-                    repeats = len(rows) - len(fresh)
-                if fresh and not (tried and await is_stored(self._store, fresh)):
-                    await self._store.insert(fresh, token)
-            except Retryable as error:
-                self.retrying = True
-                self._status.fails(error.public, str(error))
-                answered = isinstance(error, Misconfigured)
-                tried = tried or not answered  # a view behind the table may have failed: it is filled by another try
-                longest = BACKOFF_MAX_MISCONFIGURED if answered else BACKOFF_MAX
-            except Rejected:
-                self._answered()
+                if len(fresh):
+                    await self._send(batch, token, fresh)
+            except StoreError:
+                if not batch.ids_missed and time.monotonic() >= batch.running_until:
+                    await self._on_thread(self._lock.end)
                 raise
-            else:
-                self._answered()
-                return repeats
-            await asyncio.sleep(min(longest, BACKOFF_FIRST * 2**tries) * random.uniform(0.5, 1.0))  # noqa: S311
-            tries = min(tries + 1, 16)
+            await self._on_thread(self._lock.end)
+            return len(rows) - len(fresh)
 
-    def _answered(self) -> None:
-        self.retrying = False
-        self.heard_at = time.monotonic()
-        self._status.works()
+    async def _missing(self, batch: Batch, start: int, rows: Rows, stored: Stored) -> tuple[Rows, int]:
+        """The rows of a range that no INSERT has brought; and how many were left out of one as repeats."""
+        stop = start + len(rows)
+        there = [months for (a, b), months in stored.items() if a <= start and stop <= b]
+        if not there:
+            return rows, 0
+        if batch.with_ids and (span := await self._on_thread(rows.span)):  # the view that does it may have failed
+            await self._store.remember_ids(batch.segment.token, *span)
+            batch.ids_missed = False
+        counted = sum(sum(months.values()) for months in there)
+        if counted >= len(rows):
+            return Rows(rows.header, []), 0
+        missing = await self._on_thread(rows.without_months, {month for months in there for month in months})
+        return missing, max(0, len(rows) - counted - len(missing))
+
+    async def _send(self, batch: Batch, token: str, rows: Rows) -> None:
+        batch.sent, sent_at = True, time.monotonic()
+        try:
+            try:
+                await self._store.insert(rows, token)
+            except ViewFailed as error:
+                batch.ids_missed = batch.with_ids
+                await self._store.insert(rows, token, past_views=True)
+                if batch.with_ids and (span := await self._on_thread(rows.span)):
+                    await self._store.remember_ids(batch.segment.token, *span)
+                batch.ids_missed = False
+                await self.view_filler.add(rows, token, sent_at, error)
+        except Retryable as error:
+            if error.may_run:
+                batch.running_until = time.monotonic() + RUNS_AT_MOST
+            raise
+
+    async def _settle_in_flight(self, token: str) -> None:
+        """End what an INSERT left open whose answer nobody heard, perhaps that of a worker which is gone.
+
+        It is sent again: then it is stored, or dropped by its token if it comes after us. Raises Retryable.
+        """
+        other = self._lock.in_flight
+        if other in ("", token):
+            return
+        if other != self._open.token:
+            self._open = _Open(other, time.monotonic() + RUNS_AT_MOST)
+        found = await self._on_thread(find_batch, self._data, other)
+        if found:
+            batch, start, rows = found
+            try:
+                missing, _ = await self._missing(batch, start, rows, await self._ask(batch, rows))
+                fresh = await self._repeats.without(missing)
+                if len(fresh):
+                    await self._send(batch, other, fresh)
+            except Rejected:
+                pass  # an answer too; the worker that has the segment will get it again
+            except Retryable as error:
+                if error.may_run:
+                    self._open = _Open(other, time.monotonic() + RUNS_AT_MOST)
+                if time.monotonic() < self._open.until:
+                    raise
+        await self._on_thread(self._lock.end)
+
+    async def _ask(self, batch: Batch, rows: Rows) -> Stored:
+        """What the table has of a batch."""
+        span = await self._on_thread(rows.span)
+        if not span:
+            return {}
+        stored: Stored = {}
+        for token, month, count in await self._store.stored(batch.segment.token, *span):
+            stored.setdefault(batch.range_of(token), {})[month] = count
+        return stored
+
+    async def _on_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args))

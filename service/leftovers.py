@@ -4,12 +4,10 @@ A worker has a folder with its spool: worker 0 the data folder itself, the other
 has fewer workers than one before, the segments of the others move, with their names and so their tokens, and from
 then on are like any other of the worker that has them.
 
-A segment must never be where its ``.splits`` is not: halves of it may be stored. So a copy of that goes first, then
-the segment by one rename, then the old ``.splits``. Killed anywhere, the next start goes on, with as many workers as
-it likes. A segment moves to a worker with a lower number only, and those who look for one begin with the highest.
-
-The oldest segment of a spool may have been tried; of others' that come in front of it, or behind it, that can't be
-told any more. So before a move the oldest of both spools are marked.
+Each moves by one rename, and may have been tried: like all that a start finds, it is asked for before it is inserted.
+A segment must never be where its ``.splits`` of an earlier version is not, so that goes first. Killed anywhere, the
+next start goes on, with as many workers as it likes. A segment moves to a worker with a lower number only, and those
+who look for one begin with the highest.
 """
 
 import logging
@@ -20,7 +18,6 @@ from service.disk import fsync_folder, replace_durably
 from service.errors import StartError
 from service.frames import frames
 from service.segment import OPEN, SEALED
-from service.splits import Splits
 
 #: How often a spool is listed while its worker renames what is in it.
 _LISTINGS = 5
@@ -53,9 +50,6 @@ def _move(source: Path, target: Path) -> None:
     found = _segments(source)
     if found:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder, segments in ((source, found), (target, _segments(target))):
-            for token in list(segments)[:1]:
-                Splits(folder).mark(token)
         for token, path in found.items():
             splits = path.with_name(f"{token}.splits")
             if splits.exists():

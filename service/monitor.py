@@ -132,7 +132,7 @@ class Monitor:
 
     async def _watch_quarantine(self) -> None:
         while True:
-            await self._flusher.watch_quarantine()
+            await self._flusher.tend()
             await asyncio.sleep(INTERVAL)
 
     async def _watch_clickhouse(self) -> None:
@@ -148,12 +148,12 @@ class Monitor:
             self._flusher.start()
         while True:
             await asyncio.sleep(INTERVAL)
-            if time.monotonic() - self._flusher.inserts.heard_at < INTERVAL:
+            if time.monotonic() - self._flusher.heard_at < INTERVAL:
                 continue
             try:
                 await self._store.ping()
             except StoreError as error:
                 self._clickhouse.fails(error.public, str(error))
             else:
-                if not self._flusher.inserts.retrying:
+                if not self._flusher.retrying:
                     self._clickhouse.works()

@@ -36,12 +36,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from schemas.payload import Header, Rows, encode_header, encode_rows
-from schemas.rows import CURRENT
+from schemas.rows import BY_CLIENT, CURRENT
 from service.datadir import spool_of, worker_folders
 from service.disk import fsync_folder, replace_durably
 from service.entry import ENTRY, Entry, document_of
 from service.errors import Rejected, StartError
-from service.frames import FILE_MAGIC, encode_frame
+from service.frames import FILE_MAGIC, MIXED_MAGICS, encode_frame, frames, has_ids
 from service.segment import NAME_FORM, Segment, new_token
 from service.spool import Spool
 
@@ -91,9 +91,10 @@ class Quarantine:
         replace_durably(self.folder / f"{token}.{index}.json", document_of(token, index, rows.header, row, error))
         _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
 
-    def holds(self, token: str, index: int) -> bool:
-        """Whether a row of a segment is here. Then it stays, even if the table would take it by now."""
-        return (self.folder / f"{token}.{index}.json").exists()
+    def rows_of(self, token: str) -> set[int]:
+        """Which rows of a segment are here. They stay, even if the table would take them by now."""
+        found = (ENTRY.fullmatch(path.name) for path in self.folder.glob(f"{token}.*.json"))
+        return {int(match["position"]) for match in found if match}
 
     def count(self) -> None:
         """Bring ``held`` up to date, if the folder has changed: by the flusher, a command or a person."""
@@ -137,7 +138,9 @@ class Quarantine:
             return None
         fsync_folder(self._retry)  # we may have seen a name that the command has not yet made durable
         self._delete(names)
-        segment = spool.adopt(token, int(rows), content, self._retry / f".{token}.sealed")
+        mixed = content.startswith(MIXED_MAGICS)
+        ids = None if mixed else sum(count for start, _, count, _ in frames(content) if has_ids(content, start))
+        segment = spool.adopt(token, int(rows), ids, content, self._retry / f".{token}.sealed")
         path.unlink()
         fsync_folder(self._retry)
         _log.info("%d events of the quarantine are tried again, token %s", segment.rows, segment.token)
@@ -197,11 +200,15 @@ class Quarantine:
                 yield from self._send_back(group, header, rows)
 
     def _send_back(self, names: list[str], header: Header, rows: list[tuple[Any, ...]]) -> Iterator[Outcome]:
-        frames = (
-            encode_frame(encode_header(header), 0),
-            encode_frame(encode_rows(rows, header.types).payload, len(rows)),
-        )
-        content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(frames)))
+        origin = header.names.index("id_origin") if "id_origin" in header.names else None
+        kinds: dict[bool, list[tuple[Any, ...]]] = {False: [], True: []}
+        for row in rows:
+            kinds[origin is not None and row[origin] == BY_CLIENT].append(row)
+        encoded = [encode_frame(encode_header(header), 0)]
+        for with_ids, some in kinds.items():
+            if some:
+                encoded.append(encode_frame(encode_rows(some, header.types).payload, len(some), with_ids=with_ids))
+        content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(encoded)))
         token = new_token(time.time_ns() // 1_000_000)
         replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)
         self._delete(names)

@@ -8,21 +8,43 @@ from typing import NamedTuple
 #: A token, as a regular expression.
 NAME_FORM = r"(?P<token>[0-9a-f]{12}-[0-9a-f]{16})"
 OPEN = re.compile(NAME_FORM + r"\.open")
-SEALED = re.compile(NAME_FORM + r"\.(?P<rows>\d+)\.sealed")
+#: A range in a file ``<token>.splits`` of an earlier version.
+_SPLIT = re.compile(rb"(\d+)-(\d+);")
+SEALED = re.compile(NAME_FORM + r"\.(?P<rows>\d+)(?:-(?P<ids>\d+))?\.sealed")
 
 
 class Segment(NamedTuple):
-    """A sealed segment: its token, how many rows its frames hold, its file and that file's size in bytes."""
+    """A sealed segment: its token, how many rows its frames hold, its file and that file's size in bytes.
+
+    ``ids``: how many of its rows are in frames of rows with ids that clients made; None where frames mix both kinds,
+    as earlier versions wrote them. ``splits``: row ranges of it that such a version found rejected as a whole.
+    """
 
     token: str
     rows: int
     path: Path
     size: int
+    ids: int | None = 0
+    splits: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def made_at(self) -> float:
         """When its first event came, in seconds since 1970: its token tells."""
         return int(self.token[:12], 16) / 1000
+
+
+def read_splits(path: Path) -> frozenset[tuple[int, int]]:
+    """What an earlier version has noted beside a segment: the ranges that it has cut in two."""
+    try:
+        found = _SPLIT.findall(path.read_bytes())
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset((int(start), int(stop)) for start, stop in found)
+
+
+def sealed_name(token: str, rows: int, ids: int) -> str:
+    """The name of a sealed segment's file."""
+    return f"{token}.{rows}-{ids}.sealed" if ids else f"{token}.{rows}.sealed"
 
 
 def new_token(milliseconds: int) -> str:

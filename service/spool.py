@@ -1,13 +1,13 @@
 """The spool: a folder of segment files that hold acknowledged events until ClickHouse has confirmed them.
 
 Synchronous and bytes only: what a payload means is not known here. ``append``, ``seal`` and ``probe``
-are the writer's and come from one thread; ``read``, ``drop``, ``adopt`` and the splits are the flusher's
+are the writer's and come from one thread; ``read``, ``drop`` and ``adopt`` are the flusher's
 and come from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's
 existence means "not confirmed"*, and deleting it is the commit.
 
-    <token>.open                segment being appended to; at most one while running
-    <token>.<rows>.sealed       closed, to be inserted as one batch; never altered
-    <token>.splits              which row ranges of a segment ClickHouse has rejected (see ``splits``)
+    <token>.open                      segment being appended to; at most one while running
+    <token>.<rows>.sealed             closed, to be inserted as one batch; never altered
+    <token>.<rows>-<with ids>.sealed  the same; so many of its rows have ids that clients made, and frames of their own
 
 Each worker has a spool of its own; ``leftovers`` moves segments from one to another, when no worker runs.
 
@@ -36,9 +36,18 @@ from typing import NamedTuple
 from schemas.payload import EncodedRows
 from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
-from service.frames import FILE_MAGIC, READABLE_MAGICS, REFUSED, encode_frame, frames, is_torn, rows_lost
-from service.segment import OPEN, SEALED, Segment, new_token
-from service.splits import Splits
+from service.frames import (
+    FILE_MAGIC,
+    MIXED_MAGICS,
+    READABLE_MAGICS,
+    REFUSED,
+    encode_frame,
+    frames,
+    has_ids,
+    is_torn,
+    rows_lost,
+)
+from service.segment import OPEN, SEALED, Segment, new_token, read_splits, sealed_name
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +66,12 @@ class Spool:
         self.folder = folder
         self.quarantine = quarantine
         self.header = header
-        self.splits = Splits(folder)
         #: Bytes in the spools of other workers, as of a moment ago.
         self.elsewhere = 0
         #: Rows and bytes in the open segment.
         self.open_rows = 0
         self.open_size = 0
+        self._open_ids = 0
         #: Seconds that the last fdatasync took.
         self.sync_seconds = 0.0
         self._added = self._dropped = 0  # bytes, each counted by one thread alone
@@ -91,20 +100,27 @@ class Spool:
         for path in sorted(self.folder.iterdir()):
             if match := OPEN.fullmatch(path.name):
                 segment = self._recover_open(match["token"], path)
-            elif match := SEALED.fullmatch(path.name):
-                self._check_version(path)
-                segment = Segment(match["token"], int(match["rows"]), path, path.stat().st_size)
+            elif SEALED.fullmatch(path.name):
+                segment = self._sealed(path)
             else:
-                if path.suffix != ".splits" and path.name != "probe":
+                if path.name != "probe" and path.suffix != ".splits":
                     self.strangers.append(path.name)
                 continue
             if segment:
+                segment = segment._replace(splits=read_splits(self._splits(segment)))
                 segments.append(segment)
                 self._last_millisecond = max(self._last_millisecond, int(segment.token[:12], 16))
         self._added, self._dropped = sum(segment.size for segment in segments), 0
         return segments
 
-    def _check_version(self, path: Path) -> None:
+    def _sealed(self, path: Path) -> Segment:
+        match = SEALED.fullmatch(path.name)
+        assert match  # noqa: S101  # who calls has looked
+        ids = None if self._magic(path) in MIXED_MAGICS else int(match["ids"] or 0)
+        return Segment(match["token"], int(match["rows"]), path, path.stat().st_size, ids)
+
+    def _magic(self, path: Path) -> bytes:
+        """The magic at the head of a segment. Raises StartError if a later version wrote it."""
         with path.open("rb") as file:
             magic = file.read(len(FILE_MAGIC))
         if len(magic) == len(FILE_MAGIC) and magic not in READABLE_MAGICS and magic[:-1] == FILE_MAGIC[:-1]:
@@ -112,45 +128,46 @@ class Spool:
                 f"{path} is a segment of format {magic[-1:].decode(errors='replace')!r}, which this version can't read:"
                 " start the version that wrote it, let it drain, then upgrade"
             )
+        return magic
 
     def _recover_open(self, token: str, path: Path) -> Segment | None:
-        self._check_version(path)
+        self._magic(path)
         data = path.read_bytes()
-        found = list(frames(data))
-        good, rows = len(data), sum(rows for _, _, rows, _ in found)
-        if found and found[-1][3] is None and is_torn(data, found[-1][0]):
-            good = found.pop()[0]
+        good = len(data)
+        if (last := _last_damage(data)) is not None and is_torn(data, last):
+            good, data = last, data[:last]
         # Damage counts as it does in a sealed segment: its rows are in the name, and missing when that is read.
-        rows += sum(rows_lost(data, start, end) for start, end, _, payload in found if payload is None)
+        rows, ids = _count_rows(data)
         if not rows:
             path.unlink()
             return None
-        if good != len(data):
+        if good != path.stat().st_size:
             fd = os.open(path, os.O_RDWR)
             try:
                 os.ftruncate(fd, good)
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        return self._rename_sealed(token, rows, path, good)
+        return self._rename_sealed(token, rows, ids, path, good)
 
     # -- writing ------------------------------------------------------------------------------
 
-    def append(self, payload: bytes, rows: int) -> None:
-        """Add a frame to the open segment, durable on return.
+    def append(self, *groups: EncodedRows) -> None:
+        """Add a frame for each to the open segment, durable on return.
 
-        Raises OSError: then nothing of the frame is kept, and ``seal`` must be called before the next append.
+        Raises OSError: then nothing of them is kept, and ``seal`` must be called before the next append.
         """
         if self._fd < 0:
             self._create()
-        frame = encode_frame(payload, rows)
+        frame = b"".join([encode_frame(one.payload, one.count, with_ids=one.with_ids) for one in groups])
         write_all(self._fd, frame)
         started = time.perf_counter()
         os.fdatasync(self._fd)
         self.sync_seconds = time.perf_counter() - started
         if not os.fstat(self._fd).st_nlink:  # the sync succeeds, and keeps nothing
             raise OSError(errno.ENOENT, "the open segment was deleted", str(self._path))
-        self.open_rows += rows
+        self.open_rows += sum([one.count for one in groups])
+        self._open_ids += sum([one.count for one in groups if one.with_ids])
         self.open_size += len(frame)
         self._added += len(frame)
 
@@ -187,9 +204,10 @@ class Spool:
                 self._try("cut", step)
         self._try("close", lambda: os.close(fd))  # what was acknowledged was synced before
         rows, self.open_rows = self.open_rows, 0
+        ids, self._open_ids = self._open_ids, 0
         size, self.open_size = self.open_size, 0
         if rows:
-            return self._rename_sealed(self._token, rows, self._path, size)
+            return self._rename_sealed(self._token, rows, ids, self._path, size)
         self._added -= size
         self._try("delete", lambda: self._path.unlink(missing_ok=True))  # nothing is in it: else recovery deletes it
         return None
@@ -200,8 +218,8 @@ class Spool:
         except OSError as error:
             _log.error("could not %s %s: %s", what, self._path, error.strerror or error)
 
-    def _rename_sealed(self, token: str, rows: int, path: Path, size: int) -> Segment:
-        sealed = path.with_name(f"{token}.{rows}.sealed")
+    def _rename_sealed(self, token: str, rows: int, ids: int | None, path: Path, size: int) -> Segment:
+        sealed = path.with_name(sealed_name(token, rows, ids or 0))
         try:
             # No fsync of the folder: if a power cut undoes the name, recovery gives the same one again.
             path.rename(sealed)
@@ -209,7 +227,7 @@ class Spool:
             _log.error("could not rename %s: %s", path, error)
             if not _exists(sealed):  # some file systems rename, and say that they failed
                 sealed = path
-        return Segment(token, rows, sealed, size)
+        return Segment(token, rows, sealed, size, ids)
 
     def holds_all(self, segment: Segment) -> bool:
         """Whether all rows of a segment can be read back from its file."""
@@ -252,26 +270,43 @@ class Spool:
                 replace_durably(self.quarantine / f"{segment.token}.{start}.damaged", data[start:end])
                 _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
             elif count:
-                parts.append(EncodedRows(payload, count))
+                parts.append(EncodedRows(payload, count, has_ids(data, start)))
             else:
                 header = payload
         return Contents(header, parts)
 
+    def find(self, token: str) -> Segment | None:
+        """A segment of this folder that is sealed, or whose renaming failed; None if it is not there."""
+        for path in self.folder.glob(f"{token}.*"):
+            if SEALED.fullmatch(path.name):
+                return self._sealed(path)
+            if OPEN.fullmatch(path.name):
+                rows, ids = _count_rows(data := path.read_bytes())
+                return Segment(token, rows, path, len(data), ids)
+        return None
+
     def drop(self, segment: Segment) -> None:
-        """Delete a segment that ClickHouse has confirmed. If a power cut undoes this, its token still holds."""
+        """Delete a segment that ClickHouse has confirmed.
+
+        Not synced: if a power cut undoes this, the next start asks for its rows, finds them, and deletes it again.
+        """
         segment.path.unlink(missing_ok=True)
-        self.splits.forget(segment.token)
+        if segment.splits:
+            self._splits(segment).unlink(missing_ok=True)
         self._dropped += segment.size
 
-    def adopt(self, token: str, rows: int, content: bytes, temporary: Path) -> Segment:
+    def _splits(self, segment: Segment) -> Path:
+        return self.folder / f"{segment.token}.splits"
+
+    def adopt(self, token: str, rows: int, ids: int | None, content: bytes, temporary: Path) -> Segment:
         """Put a whole segment into the folder, durably; it may be there from an earlier try."""
-        path = self.folder / f"{token}.{rows}.sealed"
+        path = self.folder / sealed_name(token, rows, ids or 0)
         if path.exists():
             fsync_folder(self.folder)
         else:
             replace_durably(path, content, temporary)
             self._dropped -= len(content)  # this thread's count
-        return Segment(token, rows, path, len(content))
+        return Segment(token, rows, path, len(content), ids)
 
 
 def _size_of(fd: int) -> int:
@@ -286,3 +321,24 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
+
+
+def _last_damage(data: bytes) -> int | None:
+    """Where what is not intact at the end of a file begins; None if its last frame is whole."""
+    last = None
+    for start, _, _, payload in frames(data):
+        last = start if payload is None else None
+    return last
+
+
+def _count_rows(data: bytes) -> tuple[int, int | None]:
+    """How many rows a segment held, and how many of them were in frames of rows with ids, as ``Segment`` says.
+
+    Damaged ones count as well, as far as the heads of their frames tell.
+    """
+    counted = [
+        (rows_lost(data, start, end) if payload is None else rows, has_ids(data, start))
+        for start, end, rows, payload in frames(data)
+    ]
+    mixed = data.startswith(MIXED_MAGICS)
+    return sum(rows for rows, _ in counted), None if mixed else sum(rows for rows, ids in counted if ids)

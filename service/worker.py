@@ -4,6 +4,9 @@ import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: Bytes of the note on the board.
+NOTE_BYTES = 64
+
 
 class Board:
     """Whole numbers that each worker tells the others, in memory that all of them share.
@@ -12,11 +15,14 @@ class Board:
     wrote stays when it dies.
     """
 
-    def __init__(self, workers: int, names: Iterable[str]) -> None:
+    def __init__(self, workers: int, names: Iterable[str], note: bytes = b"") -> None:
         self.names = tuple(dict.fromkeys(names))
         self._workers = workers
         self._rows = {name: row * workers for row, name in enumerate(self.names)}
         self._numbers = memoryview(mmap.mmap(-1, max(1, 8 * workers * len(self._rows)))).cast("q")
+        #: A text of whoever has the dedup lock.
+        self.note = memoryview(mmap.mmap(-1, NOTE_BYTES))
+        self.note[: len(note)] = note
 
     def put(self, name: str, worker: int, number: int) -> None:
         """Tell the others."""

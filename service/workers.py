@@ -28,10 +28,10 @@ from typing import NoReturn
 from service import logs, sockets
 from service.config import Settings, variable
 from service.datadir import DataDir
+from service.dedup_lock import WAITING, last_note
 from service.dsn import Target
 from service.errors import StartError, start_refused
 from service.tokens import Token
-from service.turns import WAITING
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
 
 #: Seconds after which a worker that dies is not thought to die again and again.
@@ -93,7 +93,7 @@ class Supervisor:
         """Serve until stopped; the exit code. Raises StartError."""
         count = self.settings.workers
         names = [SPOOL_BYTES, CONNECTIONS, WAITING, *(taken_with(token.name) for token in self.known.values())]
-        self._board = Board(count, names)
+        self._board = Board(count, names, last_note(self.data.in_flight))
         self._children = [_Child(number, one) for number, one in enumerate(sockets.bind_shared(self.settings, count))]
         self._port = sockets.port_of(self._children[0].listening)
         self._life, self._life_held = os.pipe()

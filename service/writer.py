@@ -1,6 +1,6 @@
 """The writer: makes rows durable and cuts them into batches, so that a returned ``add`` is a promise.
 
-    add ──► waiting ──► one group ──► one frame, one fdatasync ──► every add of the group returns
+    add ──► waiting ──► one group ──► its frames, one fdatasync ──► every add of the group returns
                                           │ rows, bytes or age
                                           ▼
                                   segment sealed ──► flusher
@@ -20,7 +20,7 @@ from functools import partial
 from typing import NamedTuple
 
 from schemas.events import DEFAULT_PRIORITY
-from schemas.payload import EncodedRows, join_rows
+from schemas.payload import EncodedRows, by_kind, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
 from service.metrics import Metrics
@@ -225,12 +225,12 @@ class BatchWriter:
         return group
 
     def _commit(self, group: list[_Waiter], seal: bool) -> _Outcome:
-        """On the spool's thread: one durable frame for the group, and the segment, if this sealed it."""
+        """On the spool's thread: durable frames for the group, and the segment, if this sealed it."""
         error: Exception | None = None
         try:
             if group:
-                rows = join_rows([waiter.rows for waiter in group])
-                self._spool.append(rows.payload, len(rows))
+                kinds = by_kind([waiter.rows for waiter in group])
+                self._spool.append(*(join_rows(parts) for parts in kinds if parts))
         except OSError as caught:
             error = caught
         except Exception as caught:  # a bug; the next group may well do without it

@@ -32,7 +32,7 @@ from tests.support.service import BATCH, EVENTS, WRITE, Service, patched
 
 CLIENTS = 5
 #: Backoff is shortened, so that there are more tries to go wrong; and an insert is given up while it may still run.
-IMPATIENT = patched("service.store.INSERT_TIMEOUT = 2.0; service.inserts.BACKOFF_MAX = 0.5")
+IMPATIENT = patched("service.store.INSERT_TIMEOUT = 2.0; service.lane.BACKOFF_MAX = 0.5")
 OUTCOMES = ("acknowledged", "refused", "unknown")
 FATES = ["pass", "cut-body", "cut-answer", "cut-answer", "late-body", "hold-answer"]
 

@@ -67,7 +67,7 @@ class Sweep:
         self._dsn = dsn
         self._lives = 0
         # In the service too, which is forked from this process: what waits for seconds would only take time.
-        service.inserts.BACKOFF_MAX = 0.1
+        service.lane.BACKOFF_MAX = 0.1
         first = self._service()
         first.start()
         assert first.stop() == 0
@@ -157,9 +157,9 @@ def _leave_behind(data: Path, name: str) -> set[str]:
         quarantine.put(new_token(1), 0, Rows(CURRENT, [rows(1)]), Rejected("no", 469))
     assert not [one.problem for one in quarantine.retry(None) if one.problem]
     spool = Spool(data / "spool", data / "quarantine", encode_header(CURRENT))
-    spool.append(rows(2).payload, 2)
+    spool.append(rows(2))
     assert spool.seal()
-    spool.append(rows(3).payload, 3)
+    spool.append(rows(3))
     [path] = (data / "spool").glob("*.open")
     with path.open("ab") as file:
         file.write(b"\xf5EVF torn")

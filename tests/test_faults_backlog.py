@@ -77,7 +77,7 @@ def test_a_start_with_a_large_backlog_serves_at_once_and_drains_the_oldest_first
             name = json.dumps({"event_name": "backlog", "page_url": str(segment), "properties": {"t": "x" * TEXT}})
             batch = parse_batch(f'{{"events": [{",".join([name] * FRAME_ROWS)}]}}'.encode())
             rows = make_rows(batch, source=str(frame), received_at=1)
-            spool.append(rows.payload, len(rows))
+            spool.append(rows)
         assert spool.seal()
     total = SEGMENTS * FRAMES * FRAME_ROWS
     assert spool.size > 250 * 2**20

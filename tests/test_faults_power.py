@@ -206,11 +206,11 @@ def test_a_segment_of_another_format_stops_the_start_and_is_left_alone(make_serv
     service.kill()
     [ours] = (service.data / "spool").glob("*.open")
     theirs = ours.with_name("0123456789ab-0123456789abcdef.5.sealed")
-    theirs.write_bytes(b"EVSPOOL3" + b"whatever")
+    theirs.write_bytes(b"EVSPOOL4" + b"whatever")
     service.start(wait=False)
     assert service.process.wait(30) == 1
     assert "start the version that wrote it, let it drain, then upgrade" in service.log()
-    assert theirs.read_bytes() == b"EVSPOOL3" + b"whatever"
+    assert theirs.read_bytes() == b"EVSPOOL4" + b"whatever"
     theirs.unlink()
     service.start()
     drained(service)

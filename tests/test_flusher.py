@@ -3,19 +3,19 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.parse import ParsedBatch, ParsedEvent
-from schemas.payload import EncodedRows, Header, Rows, encode_header, encode_rows
+from schemas.payload import EncodedRows, Header, encode_header, encode_rows
 from schemas.rows import CURRENT, make_rows
-from service import inserts
+from service import lane
+from service.dedup_lock import DedupLock
 from service.errors import Rejected, Retryable
-from service.flusher import BATCHES_IN_MEMORY, RETRY_AFTER_UNKNOWN, Flusher
-from service.inserts import Inserts
+from service.flusher import RETRY_AFTER_UNKNOWN, SEGMENTS_IN_MEMORY, Flusher, FlusherStore
 from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.segment import Segment
@@ -23,36 +23,12 @@ from service.spool import Spool
 from service.status import Status
 from service.store import Store
 from service.totals import Totals
+from service.worker import ALONE
+from tests.support.fake_clickhouse import FakeClickHouse, Script
 from tests.support.rows import decoded
 
 #: A segment written by the version before payloads were flat.
 FORMAT_1 = Path(__file__).with_name("segments") / "format-1"
-Script = Callable[[list[str], str], None]
-
-
-class ScriptedStore:
-    """Takes inserts as ClickHouse does, once a token; ``script`` may raise, by the events' names and the token."""
-
-    def __init__(self) -> None:
-        self.script: Script = lambda names, token: None
-        self.calls: list[tuple[str, list[str]]] = []
-        self.stored: dict[str, list[str]] = {}
-
-    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
-        return set()
-
-    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
-        return False
-
-    async def insert(self, rows: Rows, token: str) -> None:
-        names = [row[rows.header.names.index("event_name")] for row in rows.decode()]
-        self.calls.append((token, names))
-        self.script(names, token)
-        self.stored.setdefault(token, names)
-
-    @property
-    def names(self) -> list[str]:
-        return [name for names in self.stored.values() for name in names]
 
 
 class Rig:
@@ -60,21 +36,27 @@ class Rig:
         (folder / "spool").mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.spool = Spool(folder / "spool", folder / "quarantine", encode_header(CURRENT))
-        self.store = ScriptedStore()
+        self.clickhouse = FakeClickHouse()
         self.status = Status("clickhouse")
-        self.flusher = Flusher(
+        self.flusher = self.make_flusher(self.clickhouse)
+
+    def make_flusher(self, store: FlusherStore) -> Flusher:
+        return Flusher(
             self.spool,
-            Inserts(self.store, self.status, 86_400),
-            Totals(folder),
+            store,
+            Totals(self.folder),
             self.status,
-            quarantine=Quarantine(folder),
+            lock=DedupLock(self.folder / "in-flight", ALONE),
+            quarantine=Quarantine(self.folder),
             metrics=Metrics(),
+            data=self.folder,
+            dedup_window=86_400,
         )
 
     def seal(self, *names: str) -> tuple[Segment, list[EncodedRows]]:
         batch = ParsedBatch([ParsedEvent(name, properties="{}") for name in names])
         rows = make_rows(batch, source="t", received_at=1)
-        self.spool.append(rows.payload, len(rows))
+        self.spool.append(rows)
         segment = self.spool.seal()
         assert segment
         return segment, [rows]
@@ -90,7 +72,7 @@ class Rig:
 
 @pytest.fixture
 async def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
-    monkeypatch.setattr(inserts, "BACKOFF_MAX", 0.05)
+    monkeypatch.setattr(lane, "BACKOFF_MAX", 0.05)
     rig = Rig(tmp_path)
     yield rig
     await rig.flusher.close()
@@ -110,7 +92,7 @@ async def test_batches_go_in_order_and_their_files_with_them(rig: Rig) -> None:
     assert rig.flusher.pending_rows == 10
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.names == [f"{letter}{number}" for number in range(5) for letter in "ab"]
+    assert rig.clickhouse.names == [f"{letter}{number}" for number in range(5) for letter in "ab"]
     assert rig.flusher.totals.flushed == 10
     assert rig.status.ok
 
@@ -118,21 +100,21 @@ async def test_batches_go_in_order_and_their_files_with_them(rig: Rig) -> None:
 async def test_what_is_on_disk_and_what_is_in_memory_are_inserted_alike(rig: Rig) -> None:
     for _ in range(2):
         segment, rows = rig.seal("x", "y")
-        rig.flusher.submit(segment, rows if not rig.store.calls else None)
+        rig.flusher.submit(segment, rows if not rig.clickhouse.calls else None)
     rig.flusher.start()
     await rig.drained()
-    assert [names for _, names in rig.store.calls] == [["x", "y"], ["x", "y"]]
+    assert [names for _, names in rig.clickhouse.calls] == [["x", "y"], ["x", "y"]]
 
 
 async def test_memory_holds_a_few_batches_however_many_wait(rig: Rig) -> None:
     for _ in range(10):
         rig.flusher.submit(*rig.seal("x"))
-    held = [batch for batch in rig.flusher._queue if batch.parts is not None]
-    assert len(held) == BATCHES_IN_MEMORY
+    held = [one for one in rig.flusher._pending.values() if one.batches[0].parts is not None]
+    assert len(held) == SEGMENTS_IN_MEMORY
     rig.flusher.start()
     await rig.drained()
     rig.flusher.submit(*rig.seal("y"))
-    assert rig.flusher._queue[-1].parts is not None, "room again"
+    assert next(iter(rig.flusher._pending.values())).batches[0].parts is not None, "room again"
     await rig.drained()
 
 
@@ -145,12 +127,12 @@ async def test_a_retryable_failure_tries_the_same_rows_with_the_same_token_until
             failures -= 1
             raise Retryable("gone")
 
-    rig.store.script = script
+    rig.clickhouse.script = script
     segment, rows = rig.seal("a", "b")
     rig.flusher.submit(segment, rows)
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.calls == [(segment.token, ["a", "b"])] * 8
+    assert rig.clickhouse.calls == [(segment.token, ["a", "b"])] * 8
     assert rig.status.ok
 
 
@@ -161,27 +143,27 @@ async def test_while_clickhouse_is_away_the_state_says_why(rig: Rig) -> None:
         away.set()
         raise Retryable("connection refused")
 
-    rig.store.script = script
+    rig.clickhouse.script = script
     rig.flusher.submit(*rig.seal("a"))
     rig.flusher.start()
     await away.wait()
     await asyncio.sleep(0)
     assert (rig.status.ok, rig.status.reason) == (False, "connection refused")
     assert rig.flusher.seconds_to_free(10**6) == RETRY_AFTER_UNKNOWN
-    rig.store.script = lambda names, token: None
+    rig.clickhouse.script = lambda names, token: None
     await rig.drained()
 
 
 @pytest.mark.parametrize("bad", [["e0"], ["e99"], ["e37", "e38"], ["e0", "e50", "e99"], [f"e{n}" for n in range(100)]])
 async def test_bad_rows_end_alone_in_the_quarantine_and_cost_no_other(rig: Rig, bad: list[str]) -> None:
-    rig.store.script = rejecting(*bad)
+    rig.clickhouse.script = rejecting(*bad)
     names = [f"e{number}" for number in range(100)]
     segment, rows = rig.seal(*names)
     rig.flusher.submit(segment, rows)
     rig.flusher.submit(*rig.seal("next"))
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.names == [name for name in names if name not in bad] + ["next"]
+    assert rig.clickhouse.names == [name for name in names if name not in bad] + ["next"]
     documents = rig.quarantined()
     ids = [row[0].hex() for row in decoded(*rows)]
     assert [one["values"]["event_name"] for one in sorted(documents, key=lambda one: one["row"])] == bad
@@ -190,7 +172,7 @@ async def test_bad_rows_end_alone_in_the_quarantine_and_cost_no_other(rig: Rig, 
     )
     assert all(one["values"]["event_id"] == ids[one["row"]] for one in documents)
     assert rig.flusher.totals.flushed == 101 - len(bad)
-    assert len(rig.store.calls) <= 4 + 2 * len(bad) * 8
+    assert len(rig.clickhouse.calls) <= 4 + 2 * len(bad) * 8
 
 
 async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middle_of_halving(tmp_path: Path) -> None:
@@ -209,7 +191,7 @@ async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middl
                 raise Retryable("killed here")
             rejecting("e5")(names, token)
 
-        rig.store.script = script
+        rig.clickhouse.script = script
         rig.flusher.submit(*rig.seal(*names))
         rig.flusher.start()
         finished = asyncio.create_task(rig.flusher.drain(20))
@@ -217,26 +199,26 @@ async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middl
         await rig.flusher.close()
 
         again = Rig(tmp_path / str(deaths))
-        again.store.stored = rig.store.stored
+        again.clickhouse.table = rig.clickhouse.table
         for segment in again.spool.recover():
             again.flusher.submit(segment, None)
         again.flusher.start()
         await again.drained()
         await again.flusher.close()
-        stored = again.store.names + [one["values"]["event_name"] for one in again.quarantined()]
+        stored = again.clickhouse.names + [one["values"]["event_name"] for one in again.quarantined()]
         assert sorted(stored) == sorted(names), f"died at call {deaths}"
 
 
 async def test_a_segment_written_by_a_version_with_other_columns_is_inserted_as_it_says(rig: Rig) -> None:
     old = Header(("event_id", "event_name"), ("UUID", "String"))
     spool = Spool(rig.spool.folder, rig.spool.quarantine, encode_header(old))
-    spool.append(encode_rows([(b"0" * 16, "ancient")], old.types).payload, 1)
+    spool.append(encode_rows([(b"0" * 16, "ancient")], old.types))
     segment = spool.seal()
     assert segment
     rig.flusher.submit(segment, None)
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.names == ["ancient"]
+    assert rig.clickhouse.names == ["ancient"]
 
 
 async def test_a_segment_that_was_deleted_by_hand_does_not_stop_the_others(rig: Rig) -> None:
@@ -246,7 +228,7 @@ async def test_a_segment_that_was_deleted_by_hand_does_not_stop_the_others(rig: 
     rig.flusher.submit(*rig.seal("there"))
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.names == ["there"]
+    assert rig.clickhouse.names == ["there"]
 
 
 async def test_the_total_survives_a_restart_and_counts_a_replayed_segment_once(rig: Rig) -> None:
@@ -278,8 +260,8 @@ async def test_a_segment_of_the_format_before_is_inserted_like_any_other(rig: Ri
     for segment in FORMAT_1.iterdir():
         shutil.copy(segment, rig.spool.folder)
     [segment] = rig.spool.recover()
-    rig.flusher.inserts = Inserts(store, rig.status, 86_400)
-    rig.flusher.submit(segment, None, tried=True)
+    rig.flusher = rig.make_flusher(store)
+    rig.flusher.submit(segment, None)
     rig.flusher.start()
     await rig.drained()
     assert await store.query("SELECT count(), uniqExact(event_id), countIf(id_origin = 'client') FROM events") == [

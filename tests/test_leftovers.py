@@ -1,6 +1,5 @@
 """What workers left behind, and what they share: adopted whole wherever it is killed, and never taken for another's."""
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -14,9 +13,7 @@ from service.errors import RateLimited
 from service.frames import FILE_MAGIC, encode_frame
 from service.leftovers import adopt, rows_in
 from service.ratelimit import RateLimit
-from service.splits import Splits
 from service.totals import Totals
-from service.turns import Turns, prepare
 from service.worker import Board, Worker, taken_with
 
 TOKENS = [f"0193{number:08x}-{number:016x}" for number in range(12)]
@@ -59,7 +56,7 @@ def leave(data: Path) -> dict[str, str]:
         content = FILE_MAGIC + encode_frame(b"rows", 7)
         (spool / (f"{token}.open" if number > 8 else f"{token}.7.sealed")).write_bytes(content)
         if number in (1, 4):
-            Splits(spool).record(token, 0, number)
+            (spool / f"{token}.splits").write_bytes(b"\n0-%d;" % number)
             splits[token] = f"{0}-{number}"
     (spool_of(data, 2) / "of-somebody.txt").touch()
     return splits
@@ -95,19 +92,11 @@ def test_adopting_can_be_killed_anywhere(tmp_path: Path, kill_at: Callable[[int]
             kill_at(0)
         adopt(data, then)
         assert max(whole(data, splits).values()) < then
-    assert number > 15
+    assert number > 5
     assert max(whole(data, splits).values()) < first
     assert (spool_of(data, 2) / "of-somebody.txt").exists()
     gone = spool_of(data, 2)
     assert [path.name for path in gone.iterdir()] == ["of-somebody.txt"]
-
-
-def test_the_oldest_of_each_spool_is_known_to_have_been_tried_perhaps(tmp_path: Path) -> None:
-    leave(tmp_path)
-    adopt(tmp_path, 1)
-    marked = {token for token in TOKENS if Splits(spool_of(tmp_path, 0)).marked(token)}
-    assert marked == {*TOKENS[:3], TOKENS[4]}
-    assert Splits(spool_of(tmp_path, 0)).of(TOKENS[0]) == set()
 
 
 def test_rows_of_a_worker_that_is_silent_are_counted_on_disk(tmp_path: Path) -> None:
@@ -151,54 +140,3 @@ def test_the_rate_of_an_access_token_is_one_for_all_workers() -> None:
     assert 0.9 * 10 * 1000 <= sent <= 10 * 1000 + 3 * 200
     anew = RateLimit(10, lambda: now, Worker(1, 3, board))
     anew.check("web")  # one that is started anew owes nothing for what was long ago
-
-
-async def test_a_turn_is_one_workers_and_stays_with_one_that_dies_in_it(tmp_path: Path) -> None:
-    path = tmp_path / "turn"
-    prepare(path, 2)
-    board = Board(2, ["waiting for the turn"])
-    first, second = (Turns(path, Worker(number, 2, board)) for number in range(2))
-    inside = 0
-
-    async def work(turns: Turns, times: int, entered: asyncio.Event | None = None) -> None:
-        nonlocal inside
-        for _ in range(times):
-            async with turns.mine():
-                inside += 1
-                assert inside == 1
-                if entered:
-                    entered.set()
-                    await asyncio.sleep(60)
-                await asyncio.sleep(0.01)
-                inside -= 1
-
-    await asyncio.gather(work(first, 5), work(second, 5))
-
-    entered = asyncio.Event()
-    dying = asyncio.create_task(work(first, 1, entered))
-    await entered.wait()
-    dying.cancel()
-    await asyncio.wait([dying])
-    inside = 0
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await work(second, 1)
-    again = Turns(path, Worker(0, 2, board))
-    await work(again, 1)
-    await work(second, 1)
-
-
-@pytest.mark.parametrize("count", [2, 3])
-async def test_a_turn_left_behind_is_over_when_its_batches_are_inserted(tmp_path: Path, count: int) -> None:
-    path = tmp_path / "turn"
-    prepare(path, 4)
-    holder = Turns(path, Worker(3, 4))
-    assert holder._take()
-    prepare(path, count)  # worker 3 is no more, and its batches are another's
-    heir = Turns(path, Worker(3 % count, count))
-    other = Turns(path, Worker(1 - 3 % count if count == 2 else 2, count))
-    assert not other._take()
-    other.settle()
-    assert not other._take()
-    heir.settle()
-    assert other._take()

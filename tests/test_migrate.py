@@ -93,4 +93,8 @@ def test_shipped_migrations_are_never_edited() -> None:
         "0003_client_ids_view.sql": "58d19876940b59657708a51d3d34cc1235eae8cb47a3d2d210943d9aa69334e6",
         "0004_sequence_and_clock_skew.sql": "d24332f79e1ab6c79621796c511c858edc3e638965d324b6937b2a2092e8a0e0",
         "0005_session_index.sql": "eab367e2abdf637c592d58eff800ae71ec11545cd5062b32a93707320440f10e",
+        "0006_segment.sql": "3b7709240287e59e186c95f616472b737600a62fa7fcf416876518ac3ca7c1ae",
+        "0007_client_ids_view_at_insert.sql": "087665c0577d37ddaf3c08434f981b0416bec75eb65f8176efe93ea4c199b0b0",
+        "0008_client_ids_stored_at.sql": "b2d0a89fdb6169cfc782a007be17747b4b0d7d99f5af5baf54537ebaacfa7553",
+        "0009_client_ids_small_blocks.sql": "27be1b88a4f686169d29940538af0771809f7bc46a6a80d522c10097f01735bf",
     }

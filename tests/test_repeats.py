@@ -2,19 +2,15 @@
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from schemas.rows import BY_CLIENT, BY_SERVER, Row
-from service.repeats import is_stored
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer, query
-from tests.support.rows import encoded
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 
 Make = Callable[..., Service]
@@ -91,7 +87,7 @@ def test_after_the_window_the_same_id_is_another_event(make_service: Make, serve
     assert drained(service) == 1
     service.post(event)
     assert drained(service) == 1
-    old = "SELECT max(received_at) < now64(3) - INTERVAL 1100 MILLISECOND FROM client_ids"
+    old = "SELECT max(stored_at) < now64(3) - INTERVAL 1100 MILLISECOND FROM client_ids"
     wait_until(lambda: query(server_dsn, old) == [[1]])
     service.post(event)
     assert drained(service) == 2
@@ -192,41 +188,3 @@ def test_a_bad_row_costs_neither_its_neighbours_nor_their_ids(service: Service) 
         assert service.post_batch(events).status == 200
         flushed(service)
     assert drained(service) == 19
-
-
-class Table:
-    """What is asked of ClickHouse, with a table that holds these events."""
-
-    def __init__(self, *held: bytes) -> None:
-        self.held = held
-        self.asked: list[bytes] = []
-
-    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
-        return set()
-
-    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
-        self.asked.append(event_id)
-        return event_id in self.held
-
-
-def row(name: bytes, arrived: datetime, origin: str = BY_SERVER) -> Row:
-    milliseconds = int(arrived.timestamp() * 1000)
-    return (name, "e", "auth", "low", "{}", 1, milliseconds, "s", "", "", "", "", "t", origin, 0, None)
-
-
-async def test_a_batch_that_arrived_over_the_turn_of_a_month_counts_as_stored_only_if_both_its_parts_are() -> None:
-    """ClickHouse stores a batch whole in each partition, and partitions are months of arrival."""
-    turn = datetime(2026, 12, 1, tzinfo=UTC)
-    rows = [row(b"%016d" % number, turn + timedelta(seconds=number - 5)) for number in range(10)]
-    ids = [one[0] for one in rows]
-    for held, expected in [(ids, True), (ids[:5], False), (ids[5:], False), ([], False)]:
-        assert await is_stored(Table(*held), encoded(rows)) is expected
-    table = Table(*ids)
-    await is_stored(table, encoded(rows[5:]))
-    assert len(table.asked) == 1, "one row tells of a month"
-
-
-async def test_rows_with_ids_of_clients_are_left_to_the_look_up_of_ids() -> None:
-    now = datetime(2026, 12, 1, tzinfo=UTC)
-    rows = [row(b"a" * 16, now), row(b"b" * 16, now, BY_CLIENT)]
-    assert not await is_stored(Table(b"a" * 16, b"b" * 16), encoded(rows))

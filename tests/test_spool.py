@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.payload import EncodedRows
 from service.errors import StartError
 from service.frames import FILE_MAGIC, encode_frame, frames
 from service.segment import Segment
@@ -34,7 +35,7 @@ def payloads(contents: Contents) -> list[bytes]:
 
 def seal(spool: Spool, *payloads: bytes) -> Segment:
     for payload in payloads:
-        spool.append(payload, 1)
+        spool.append(EncodedRows(payload, 1))
     segment = spool.seal()
     assert segment
     return segment
@@ -57,7 +58,7 @@ def test_sealing_nothing_makes_no_segment_and_leaves_no_file(spool: Spool) -> No
 
 def test_size_is_that_of_the_files(spool: Spool) -> None:
     first = seal(spool, b"x" * 1000)
-    spool.append(b"y" * 500, 1)
+    spool.append(EncodedRows(b"y" * 500, 1))
     assert spool.size == sum(path.stat().st_size for path in spool.folder.iterdir())
     spool.drop(first)
     assert spool.size == sum(path.stat().st_size for path in spool.folder.iterdir()) > 0
@@ -96,7 +97,7 @@ def test_a_rename_that_fails_or_only_says_so_leaves_a_segment_that_can_be_read(
 
 
 def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, spool: Spool) -> None:
-    spool.append(b"kept", 2)
+    spool.append(EncodedRows(b"kept", 2))
     [path] = spool.folder.iterdir()
     [segment] = make(tmp_path).recover()
     assert segment.token == path.stem
@@ -106,7 +107,7 @@ def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, sp
 
 def test_recovery_again_and_again_finds_the_same(tmp_path: Path, spool: Spool) -> None:
     seal(spool, b"1", b"2")
-    spool.append(b"3", 1)
+    spool.append(EncodedRows(b"3", 1))
     found = [make(tmp_path).recover() for _ in range(5)]
     assert found[0] == found[4]
     assert [segment.rows for segment in found[0]] == [2, 1]
@@ -114,7 +115,7 @@ def test_recovery_again_and_again_finds_the_same(tmp_path: Path, spool: Spool) -
 
 def test_recovery_cuts_every_torn_tail_and_keeps_every_whole_frame(tmp_path: Path, spool: Spool) -> None:
     for payload in (b"first", b"second"):
-        spool.append(payload, 1)
+        spool.append(EncodedRows(payload, 1))
     [path] = spool.folder.iterdir()
     whole = path.read_bytes()
     path.unlink()
@@ -216,8 +217,8 @@ def test_what_was_refused_and_could_not_be_cut_off_is_not_read(spool: Spool) -> 
 
 def test_a_later_format_is_refused_and_left_alone(tmp_path: Path, spool: Spool) -> None:
     path = spool.folder / "0123456789ab-0123456789abcdef.5.sealed"
-    path.write_bytes(b"EVSPOOL3" + b"whatever")
-    with pytest.raises(StartError, match="format '3'"):
+    path.write_bytes(b"EVSPOOL4" + b"whatever")
+    with pytest.raises(StartError, match="format '4'"):
         make(tmp_path).recover()
     assert path.exists()
 
@@ -230,28 +231,29 @@ def test_strange_files_are_reported_and_left_alone(spool: Spool) -> None:
 
 
 def test_a_segment_deleted_by_hand_while_open_is_an_error_not_a_promise(spool: Spool) -> None:
-    spool.append(b"one", 1)
+    spool.append(EncodedRows(b"one", 1))
     for path in spool.folder.iterdir():
         path.unlink()
     with pytest.raises(OSError, match="deleted"):
-        spool.append(b"two", 1)
+        spool.append(EncodedRows(b"two", 1))
 
 
 _IN_A_SMALL_FILE = """
 import resource, signal, sys
 from pathlib import Path
+from schemas.payload import EncodedRows
 from service.spool import Contents, Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 spool = Spool(Path(sys.argv[1]) / "spool", Path(sys.argv[1]) / "quarantine", b"header")
-spool.append(b"kept", 1)
+spool.append(EncodedRows(b"kept", 1))
 try:
-    spool.append(b"x" * 5000, 1)
+    spool.append(EncodedRows(b"x" * 5000, 1))
 except OSError as error:
     print(error)
 first = spool.seal()
-spool.append(b"next", 1)
+spool.append(EncodedRows(b"next", 1))
 second = spool.seal()
 assert spool.size == first.size + second.size
 """
@@ -268,21 +270,31 @@ def test_a_failed_append_keeps_what_was_before_and_nothing_of_itself(spool: Spoo
     assert [one.path.stat().st_size for one in segments] == [one.size for one in segments]
 
 
-def test_split_ranges_are_remembered_and_go_with_their_segment(tmp_path: Path, spool: Spool) -> None:
+def test_ranges_that_an_earlier_version_cut_are_read_and_go_with_their_segment(tmp_path: Path, spool: Spool) -> None:
     segment = seal(spool, b"1")
-    spool.splits.record(segment.token, 0, 8)
-    spool.splits.record(segment.token, 4, 8)
-    again = make(tmp_path)
-    assert again.recover() == [segment]
-    assert again.strangers == []
-    assert again.splits.of(segment.token) == {(0, 8), (4, 8)}
     path = spool.folder / f"{segment.token}.splits"
-    path.write_bytes(path.read_bytes()[:-1])
-    assert again.splits.of(segment.token) == {(0, 8)}, "a torn record is none"
-    again.splits.record(segment.token, 4, 6)
-    assert again.splits.of(segment.token) == {(0, 8), (4, 6)}, "and harms none that follows"
-    again.drop(segment)
+    path.write_bytes(b"\n0-8;\n4-8;\n4-")
+    again = make(tmp_path)
+    assert again.recover() == [segment._replace(splits=frozenset({(0, 8), (4, 8)}))], "a torn record is none"
+    assert again.strangers == []
+    again.drop(again.recover()[0])
     assert list(spool.folder.iterdir()) == []
+
+
+def test_rows_with_ids_have_frames_of_their_own_and_the_name_counts_them(tmp_path: Path, spool: Spool) -> None:
+    spool.append(EncodedRows(b"plain", 3), EncodedRows(b"ids", 2, True))
+    spool.append(EncodedRows(b"more ids", 4, True))
+    open_name = spool._path.name
+    for segment in (spool.recover()[0], make(tmp_path).recover()[0]):  # sealed by recovery, then found sealed
+        assert (segment.rows, segment.ids) == (9, 6)
+        assert segment.path.name == f"{open_name.removesuffix('.open')}.9-6.sealed"
+        assert [(part.payload, part.count, part.with_ids) for part in spool.read(segment).parts] == [
+            (b"plain", 3, False),
+            (b"ids", 2, True),
+            (b"more ids", 4, True),
+        ]
+    assert spool.find(segment.token) == segment
+    assert spool.find("0123456789ab-0123456789abcdef") is None
 
 
 def test_probe_tells_whether_the_folder_takes_writes(spool: Spool) -> None:
@@ -310,7 +322,7 @@ def test_whatever_is_appended_is_there_until_dropped(
     spool, kept, pending = make(folder), [], []  # kept: lists of payloads by segment; pending: the open one's
     for action, payload in actions:
         if action == "append":
-            spool.append(payload, 1)
+            spool.append(EncodedRows(payload, 1))
             pending.append(payload)
         elif action == "seal" and spool.seal():
             kept.append(pending)

@@ -114,10 +114,11 @@ def test_a_spool_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert f"the spool {tmp_path}/data/spool can't be read (Is a directory)" in line
 
 
-def test_a_turn_that_workers_cannot_write_is_told(tmp_path: Path) -> None:
-    (tmp_path / "data" / "workers" / "turn").mkdir(parents=True)
-    line = refused(run(tmp_path, "serve", "--workers", "2", ANALYTICS_CLICKHOUSE_DSN=NOWHERE))
-    assert f"{tmp_path}/data/workers/turn can't be written (Is a directory)" in line
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_note_of_what_is_in_flight_that_cannot_be_read_is_told(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "data" / "in-flight").mkdir(parents=True)
+    line = refused(run(tmp_path, "serve", "--workers", workers, ANALYTICS_CLICKHOUSE_DSN=NOWHERE, ANALYTICS_PORT="0"))
+    assert f"{tmp_path}/data/in-flight can't be read (Is a directory)" in line
 
 
 @pytest.mark.parametrize("dsn", ["chdb://", NOWHERE])

@@ -5,6 +5,7 @@ import re
 import uuid
 from datetime import datetime
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, DataError, OperationalError
@@ -12,9 +13,9 @@ from clickhouse_connect.driver.exceptions import DatabaseError, DataError, Opera
 from schemas.events import SEQUENCE_MAX
 from schemas.parse import ParsedBatch
 from schemas.payload import EncodedRows, Header
-from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, make_rows
+from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, SEGMENT, make_rows
 from service.dsn import Target, parse_dsn
-from service.errors import Misconfigured, Rejected, Retryable
+from service.errors import Misconfigured, Rejected, Retryable, ViewFailed
 from service.migrate import shipped
 from service.store import Store
 from service.store.verdicts import verdict_on
@@ -25,9 +26,14 @@ from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of
 
 async def test_the_table_is_what_rows_says(store: Store) -> None:
     described = await store.query("DESCRIBE TABLE events")
-    assert [(name, kind, comment) for name, kind, _, _, comment, *_ in described] == [*COLUMNS, CORRECTED_TIMESTAMP]
+    assert [(name, kind, comment) for name, kind, _, _, comment, *_ in described] == [
+        *COLUMNS,
+        CORRECTED_TIMESTAMP,
+        SEGMENT,
+    ]
     computed = {name: (how, expression) for name, _, how, expression, *_ in described if how}
-    assert list(computed) == [CORRECTED_TIMESTAMP.name], "what a default computes may differ between two tries"
+    assert list(computed) == [CORRECTED_TIMESTAMP.name, SEGMENT.name], "a default may differ between two tries"
+    assert computed[SEGMENT.name] == ("DEFAULT", "getSetting('insert_deduplication_token')"), "this one does not"
     how, expression = computed[CORRECTED_TIMESTAMP.name]
     assert how == "ALIAS"
     assert f" > {CLOCK_SKEW_TOLERANCE}" in expression
@@ -124,19 +130,68 @@ async def test_rows_that_the_table_refuses_are_rejected_and_nothing_of_them_is_s
     assert await count(store) == 0
 
 
-async def test_a_view_that_fails_behind_the_table_makes_no_row_come_twice(store: Store) -> None:
+async def test_a_view_that_fails_behind_the_table_leaves_the_rows_in_it_and_can_be_passed(store: Store) -> None:
     """The rows are in the table by then: halving the batch would store them again, under other tokens."""
     await store.command(
         "CREATE MATERIALIZED VIEW view ENGINE = MergeTree ORDER BY n"
         " AS SELECT throwIf(session_id = 'poison') AS n FROM events"
     )
     rows = rows_of({"event_name": "fine"}, {"event_name": "e", "session_id": "poison"})
+    await store.command(
+        "CREATE MATERIALIZED VIEW other ENGINE = MergeTree ORDER BY n"
+        " SETTINGS non_replicated_deduplication_window = 100 AS SELECT session_id AS n FROM events"
+    )
     for _ in range(2):
-        with pytest.raises(Misconfigured, match="while pushing to view"):
+        with pytest.raises(ViewFailed, match="while pushing to view"):
             await insert(store, rows, "t")
+    assert await count(store) == 2
+    for _ in range(2):
+        await store.insert(encoded(rows), "t", past_views=True)
+    assert await count(store) == 2
+    assert await store.query("SELECT count() FROM other") == [(2,)]
     await store.command("DROP TABLE view")
     await insert(store, rows, "t")
     assert await count(store) == 2
+
+
+async def test_a_view_whose_target_is_gone_can_be_passed(store: Store) -> None:
+    """ClickHouse refuses such an INSERT before it stores anything."""
+    await store.command("CREATE TABLE target (n String) ENGINE = MergeTree ORDER BY n")
+    await store.command("CREATE MATERIALIZED VIEW view TO target AS SELECT session_id AS n FROM events")
+    await store.command("DROP TABLE target")
+    with pytest.raises(ViewFailed):
+        await insert(store, rows_of({"event_name": "e"}), "t")
+    await store.insert(encoded(rows_of({"event_name": "e"})), "t", past_views=True)
+    assert await count(store) == 1
+
+
+async def test_the_table_knows_which_insert_brought_which_rows(store: Store) -> None:
+    november, december = 1_795_996_800_000, 1_796_083_200_000 + 4 * 86_400_000
+    segment, other = "01a2100033a3-1295e1ac534ffe31", "01a2100033a4-1295e1ac534ffe32"
+    await store.insert(encoded(rows_of({"event_name": "a"}, received_at=november * 1000)), f"{segment}-0-1")
+    both = [rows_of({"event_name": "b"}, {"event_name": "c"}, received_at=at * 1000) for at in (november, december)]
+    await store.insert(encoded([*both[0], *both[1]]), f"{segment}-1-5")
+    await store.insert(encoded(rows_of({"event_name": "other"}, received_at=november * 1000)), other)
+    assert sorted(await store.stored(segment, november, december)) == [
+        (f"{segment}-0-1", 202611, 1),
+        (f"{segment}-1-5", 202611, 2),
+        (f"{segment}-1-5", 202612, 2),
+    ]
+    assert await store.stored(segment, december, december) == [(f"{segment}-1-5", 202612, 2)]
+    assert await store.stored("01a2100033a5-1295e1ac534ffe33", 0, december) == []
+
+
+async def test_ids_that_the_view_lost_are_remembered(store: Store) -> None:
+    segment = "01a2100033a3-1295e1ac534ffe31"
+    rows = rows_of({"event_name": "a", "event_id": str(UUID(int=7 << 76 | 2 << 62 | 5))}, {"event_name": "b"})
+    await insert(store, rows, segment)
+    [at] = {row[CURRENT.names.index("received_at")] for row in rows}
+    await store.command("TRUNCATE TABLE client_ids")
+    [client_id, _] = (int.from_bytes(row[0], "big") for row in rows)
+    assert await store.known_ids([client_id], 60) == set()
+    await store.remember_ids(segment, at, at)
+    assert await store.known_ids([client_id, 5], 60) == {client_id}
+    assert await store.query("SELECT count() FROM client_ids") == [(1,)], "ids that the service made are none"
 
 
 async def test_a_missing_table_is_for_a_person_to_mend(store: Store) -> None:

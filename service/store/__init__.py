@@ -6,32 +6,37 @@ The only package that knows clickhouse-connect: ``engines`` calls it, ``verdicts
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Awaitable, Sequence
 from importlib.resources import files
 from typing import Any
-from uuid import UUID
 
 from schemas.payload import Rows
 from service.dsn import Target
 from service.errors import Retryable, StoreError
 from service.migrate import Migration, migrate
 from service.store.checks import check
-from service.store.engines import Embedded, Engine, Server
+from service.store.engines import Embedded, Engine, InsertOptions, Server
 from service.store.settings import TABLE
 from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
+from service.view_filler import TokenMemory
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
+#: Seconds for a question on which only an INSERT waits: among many random ids it may take long.
+LOOK_UP_TIMEOUT = 60.0
 #: Seconds. How often it is tried whether all is as it must be.
 CHECKED_EVERY = 60.0
 KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
-HOLDS_SQL = files("schemas").joinpath("sql", "holds.sql").read_text("utf-8")
+STORED_SQL = files("schemas").joinpath("sql", "stored.sql").read_text("utf-8")
+TOKEN_MEMORY_SQL = files("schemas").joinpath("sql", "token_memory.sql").read_text("utf-8")
+REMEMBER_IDS_SQL = files("schemas").joinpath("sql", "remember_ids.sql").read_text("utf-8")
 #: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
 TYPES_KEPT_FOR = 1.0
 DESCRIBE_SQL = f"DESCRIBE TABLE {TABLE}"
 #: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
-IDS_IN_ONE_QUERY = 2000
+IDS_IN_ONE_PARAMETER = 3000
 _log = logging.getLogger(__name__)
 
 
@@ -94,11 +99,14 @@ class Store:
             await self._engine.query(f"CREATE DATABASE IF NOT EXISTS {self._target.database}", None)
             await self._engine.open(self._target.database)
 
-    async def insert(self, rows: Rows, token: str) -> None:
-        """Insert one block, once for this token. Raises Retryable or Rejected."""
-        await self._call(self._insert(rows, token), INSERT_TIMEOUT)
+    async def insert(self, rows: Rows, token: str, *, past_views: bool = False) -> None:
+        """Insert one block, once for this token. Raises Retryable or Rejected.
 
-    async def _insert(self, rows: Rows, token: str) -> None:
+        ``past_views``: whatever materialized views behind the table make of it.
+        """
+        await self._call(self._insert(rows, InsertOptions(token, past_views)), INSERT_TIMEOUT)
+
+    async def _insert(self, rows: Rows, options: InsertOptions) -> None:
         """As they are, or converted by ClickHouse if someone has given the table other types.
 
         Bare values say nothing of their types, and ClickHouse does not convert them.
@@ -109,28 +117,47 @@ class Store:
             self._described_at = time.monotonic()
         fits = all(_fits(type_, self._types.get(name, type_)) for name, type_ in zip(*rows.header[:2], strict=True))
         try:
-            await (self._engine.insert if fits else self._engine.insert_converted)(rows, token)
+            await (self._engine.insert if fits else self._engine.insert_converted)(rows, options)
         except BaseException:
             self._described_at = -math.inf  # perhaps they have just changed
             raise
 
-    async def known_ids(self, ids: Sequence[int], since: int) -> set[int]:
-        """Which of these ids are in the table, of events accepted at ``since`` (ms since 1970) or later."""
+    async def known_ids(self, ids: Sequence[int], window: float) -> set[int]:
+        """Which of these ids are in the table, of events stored within the last ``window`` seconds."""
         known: set[int] = set()
-        for start in range(0, len(ids), IDS_IN_ONE_QUERY):
-            some = list(ids[start : start + IDS_IN_ONE_QUERY])
-            known.update(one for (one,) in await self.query(KNOWN_IDS_SQL, {"ids": some, "since": since}))
+        for start in range(0, len(ids), 4 * IDS_IN_ONE_PARAMETER):
+            lists = {
+                f"ids{number}": list(ids[start + number * IDS_IN_ONE_PARAMETER :][:IDS_IN_ONE_PARAMETER])
+                for number in range(4)
+            }
+            found = await self.query(KNOWN_IDS_SQL, lists | {"window": int(window * 1000)}, LOOK_UP_TIMEOUT)
+            known.update(one for (one,) in found)
         return known
 
-    async def holds(self, event_id: bytes, timestamp: int, session_id: str) -> bool:
-        """Whether the table has this event. ``timestamp`` is in µs since 1970."""
-        parameters = {"event_id": UUID(bytes=event_id), "timestamp": timestamp, "session_id": session_id}
-        [(found,)] = await self.query(HOLDS_SQL, parameters)
-        return bool(found)
+    async def stored(self, segment: str, since: int, until: int) -> list[tuple[str, int, int]]:
+        """Of the rows of a segment in the table: the token of their INSERT, the month (202612), how many.
 
-    async def query(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        ``since`` and ``until`` are the first and last time of receipt, in ms since 1970.
+        """
+        return await self.query(STORED_SQL, {"segment": segment, "since": since, "until": until}, LOOK_UP_TIMEOUT)
+
+    async def remember_ids(self, segment: str, since: int, until: int) -> None:
+        """Put the ids of a segment's rows, in the table, among the known ones: the view that does it has failed."""
+        times = {"since": since, "until": until}
+        await self.query(REMEMBER_IDS_SQL, {"segment": segment} | times, LOOK_UP_TIMEOUT)
+
+    async def token_memory(self) -> TokenMemory:
+        """What tells whether a deduplication token is known still; with a window of 0 if that can't be told."""
+        [(up, blocks, engine)] = await self.query(TOKEN_MEMORY_SQL)
+        window = re.search(r"\bnon_replicated_deduplication_window = (\d+)", engine)
+        plain = str(engine).startswith("MergeTree")  # others number their blocks by partition
+        return TokenMemory(up, int(blocks), int(window[1]) if window and plain else 0)
+
+    async def query(
+        self, sql: str, parameters: dict[str, Any] | None = None, seconds: float = QUERY_TIMEOUT
+    ) -> list[tuple[Any, ...]]:
         """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``. Raises Retryable."""
-        rows: list[tuple[Any, ...]] = await self._call(self._ask(sql, parameters), QUERY_TIMEOUT)
+        rows: list[tuple[Any, ...]] = await self._call(self._ask(sql, parameters), seconds)
         return rows
 
     async def _ask(self, sql: str, parameters: dict[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -168,7 +195,7 @@ class Store:
             async with asyncio.timeout(seconds):
                 return await call
         except TimeoutError:
-            raise Retryable(f"ClickHouse did not answer within {seconds:.0f} s") from None
+            raise Retryable(f"ClickHouse did not answer within {seconds:.0f} s", may_run=True) from None
         except StoreError:
             raise
         except Exception as error:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from clickhouse_connect.driver import options
 
@@ -38,12 +38,23 @@ CONNECT_TIMEOUT = 3.0
 KEEPALIVE_TIMEOUT = 2.5
 
 
+#: Whether views behind the table may fail without failing the INSERT.
+PAST_VIEWS = frozenset({"materialized_views_ignore_errors", "ignore_materialized_views_with_dropped_target_table"})
+
+
+class InsertOptions(NamedTuple):
+    """How one INSERT goes: its deduplication token; whether views behind the table may fail without failing it."""
+
+    token: str
+    past_views: bool = False
+
+
 class Engine(Protocol):
     """How calls reach one kind of ClickHouse. May raise anything; the store tells what it means."""
 
     async def open(self, database: str | None) -> None: ...
-    async def insert(self, rows: Rows, token: str) -> None: ...
-    async def insert_converted(self, rows: Rows, token: str) -> None: ...
+    async def insert(self, rows: Rows, options: InsertOptions) -> None: ...
+    async def insert_converted(self, rows: Rows, options: InsertOptions) -> None: ...
     async def try_insert(self, sql: str) -> None: ...
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]: ...
     async def close(self) -> None: ...
@@ -101,11 +112,11 @@ class Server:
         known = _known(client, QUERY_SETTINGS)
         self._settings = known | {name: 0 for name in _known(client, LIMITS) if name not in held}
 
-    async def insert(self, rows: Rows, token: str) -> None:
-        _check_written(await self._client.raw_insert(**_raw(self._client, rows, token)), rows)
+    async def insert(self, rows: Rows, options: InsertOptions) -> None:
+        _check_written(await self._client.raw_insert(**_raw(self._client, rows, options)), rows)
 
-    async def insert_converted(self, rows: Rows, token: str) -> None:
-        context = await self._client.create_insert_context(**_context(self._client, rows, token))
+    async def insert_converted(self, rows: Rows, options: InsertOptions) -> None:
+        context = await self._client.create_insert_context(**_context(self._client, rows, options))
         context.req_block_size = ENDLESS
         columns = await asyncio.to_thread(_columns, rows)
         _check_written(await self._client.insert(data=columns, context=context), rows)
@@ -153,19 +164,19 @@ class Embedded:
                 " or set ANALYTICS_CLICKHOUSE_DSN to a server, http://user:password@host:port/database"
             ) from None
 
-    async def insert(self, rows: Rows, token: str) -> None:
-        await self._run("insert", self._insert, rows, token)
+    async def insert(self, rows: Rows, options: InsertOptions) -> None:
+        await self._run("insert", self._insert, rows, options)
 
-    def _insert(self, rows: Rows, token: str) -> None:
+    def _insert(self, rows: Rows, options: InsertOptions) -> None:
         client = self._clients["insert"]
-        _check_written(client.raw_insert(**_raw(client, rows, token)), rows)
+        _check_written(client.raw_insert(**_raw(client, rows, options)), rows)
 
-    async def insert_converted(self, rows: Rows, token: str) -> None:
-        await self._run("insert", self._insert_converted, rows, token)
+    async def insert_converted(self, rows: Rows, options: InsertOptions) -> None:
+        await self._run("insert", self._insert_converted, rows, options)
 
-    def _insert_converted(self, rows: Rows, token: str) -> None:
+    def _insert_converted(self, rows: Rows, options: InsertOptions) -> None:
         client = self._clients["insert"]
-        context = client.create_insert_context(**_context(client, rows, token))
+        context = client.create_insert_context(**_context(client, rows, options))
         context.req_block_size = ENDLESS
         _check_written(client.insert(data=_columns(rows), context=context), rows)
 
@@ -189,8 +200,9 @@ class Embedded:
         return await asyncio.get_running_loop().run_in_executor(self._threads[name], partial(function, *arguments))
 
 
-def _settings(client: Any, token: str) -> dict[str, Any]:
-    return _insert_settings(client) | {"insert_deduplication_token": token}
+def _settings(client: Any, options: InsertOptions) -> dict[str, Any]:
+    past_views = _known(client, dict.fromkeys(PAST_VIEWS, int(options.past_views)))
+    return _insert_settings(client) | past_views | {"insert_deduplication_token": options.token}
 
 
 def _insert_settings(client: Any) -> dict[str, Any]:
@@ -201,24 +213,24 @@ def _known(client: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name in client.server_settings}
 
 
-def _raw(client: Any, rows: Rows, token: str) -> dict[str, Any]:
+def _raw(client: Any, rows: Rows, options: InsertOptions) -> dict[str, Any]:
     return {
         "table": TABLE,
         "column_names": rows.header.names,
         "insert_block": rows.payload,
-        "settings": _settings(client, token),
+        "settings": _settings(client, options),
         "fmt": "MsgPack",
     }
 
 
-def _context(client: Any, rows: Rows, token: str) -> dict[str, Any]:
+def _context(client: Any, rows: Rows, options: InsertOptions) -> dict[str, Any]:
     # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
     return {
         "table": TABLE,
         "column_names": rows.header.names,
         "column_type_names": rows.header.types,
         "column_oriented": True,
-        "settings": _settings(client, token),
+        "settings": _settings(client, options),
     }
 
 
@@ -229,7 +241,9 @@ def _columns(rows: Rows) -> list[Sequence[Any]]:
 def _check_written(summary: Any, rows: Rows) -> None:
     """A proxy's page with status 200 is no confirmation: the summary must count the rows. (A resend counts too.)"""
     if (written := int(summary.summary.get("written_rows", 0))) < len(rows):
-        raise Retryable(f"the answer to an insert confirms {written} of {len(rows)} rows: is this ClickHouse?")
+        raise Retryable(
+            f"the answer to an insert confirms {written} of {len(rows)} rows: is this ClickHouse?", may_run=True
+        )
 
 
 # The embedded extra brings pandas along, and the driver would import it (1 s, 90 MB) to ask whether

@@ -8,7 +8,7 @@ import textwrap
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from service.errors import Misconfigured, Rejected, Retryable, StoreError
+from service.errors import Misconfigured, Rejected, Retryable, StoreError, ViewFailed
 
 _log = logging.getLogger(__name__)
 
@@ -59,8 +59,11 @@ RETRYABLE = frozenset({
     677, 692, 700, 733, 735, 738,  # THREAD_WAS_CANCELED, TOO_MANY_MUTATIONS, sessions, restart, cancelled, locked
     745, 749, 762, 776, 777, 778, 999,  # SERVER_OVERLOADED, connections, resources, memory, KEEPER_EXCEPTION
 })  # fmt: skip
+#: ClickHouse itself did not hear what became of it: another server, or Keeper, may still be at it.
+MAY_RUN = frozenset({209, 210, 279, 319, 999})
 UNKNOWN_DATABASE, READONLY, SETTING_CONSTRAINT_VIOLATION, ACCESS_DENIED = 81, 164, 452, 497
 _TOO_MANY_PARTS = 252
+_VIEW_WITHOUT_TARGET = re.compile(r"Target table .{1,300} of view ")
 #: What messages hold besides their meaning: addresses, users, versions, ids of tables and values of events. The log and
 #: the quarantine keep the rest.
 _NOT_FOR_PEOPLE = re.compile(
@@ -88,10 +91,8 @@ def verdict_on(error: Exception) -> StoreError:
     code = code_of(error)
     message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split())) or type(error).__name__
     message = textwrap.shorten(message, _MESSAGE_MAX, placeholder=" …")
-    if "while pushing to view" in str(error):
-        # The rows are stored and only the view failed: sent again with this token, they are not stored again, and
-        # the view gets them. Any other token would double them.
-        return Misconfigured(message, code, public=f"a view behind the table fails{_in_log(code)}")
+    if "while pushing to view" in str(error) or _VIEW_WITHOUT_TARGET.search(str(error)):
+        return ViewFailed(message, code, public=f"a view behind the table fails{_in_log(code)}")
     if code in REJECTED or (code == _TOO_MANY_PARTS and "partitions for single INSERT" in message):
         return Rejected(message, code, public=f"ClickHouse does not take the rows{_in_log(code)}")
     if code == ACCESS_DENIED and (missing := _MISSING_GRANT.search(f"{error} ")):
@@ -103,12 +104,13 @@ def verdict_on(error: Exception) -> StoreError:
     if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
         return Rejected(f"the driver can't encode the rows: {message}", public="the driver can't encode the rows")
     if not code and (network := _network_reason(error)):
-        return Retryable(f"ClickHouse can't be reached: {network}")
+        return Retryable(f"ClickHouse can't be reached: {network}", may_run=not _refused(error))
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
         _log.error("an error of no known class, taken to pass by itself: %s", message)
-    return Retryable(message, code, public=f"ClickHouse can't do it now{_in_log(code)}")
+    may_run = not code or code in MAY_RUN
+    return Retryable(message, code, public=f"ClickHouse can't do it now{_in_log(code)}", may_run=may_run)
 
 
 def _in_log(code: int) -> str:
@@ -121,6 +123,15 @@ def verdict_on_query(error: Exception) -> StoreError:
     if isinstance(verdict, Rejected):
         return Retryable(f"a query failed: {verdict}", verdict.code, public=verdict.public)
     return verdict
+
+
+def _refused(error: BaseException | None) -> bool:
+    """Whether no connection came about, so that nothing was sent."""
+    while error is not None:
+        if isinstance(error, ConnectionRefusedError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _network_reason(error: BaseException | None) -> str | None:

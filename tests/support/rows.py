@@ -12,9 +12,9 @@ from service.store import Store
 RECEIVED_AT = 1_795_552_504_123_456
 
 
-def rows_of(*events: dict[str, Any], sent_at: object = None) -> list[Row]:
+def rows_of(*events: dict[str, Any], sent_at: object = None, received_at: int = RECEIVED_AT) -> list[Row]:
     batch = parse_batch(json.dumps({"events": events, "client_id": "c", "sent_at": sent_at}).encode())
-    return decoded(make_rows(batch, source="tests", received_at=RECEIVED_AT))
+    return decoded(make_rows(batch, source="tests", received_at=received_at))
 
 
 def decoded(*parts: EncodedRows, header: Header = CURRENT) -> list[Row]:

@@ -1,0 +1,110 @@
+"""A batch: the rows of a segment that are inserted together, and how far that has come.
+
+The rows of which clients made ids are a batch of their own: see ``flusher``. The rows of a segment are counted in this
+order: those without such ids first, each kind in the order of the file. A range of them names its INSERT:
+``<segment's token>-<start>-<stop>``, or the segment's token alone if it is all of them. The same range gives the same
+rows and the same token, in this process and in any that comes after it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.payload import EncodedRows, Rows, by_kind, read_rows
+from schemas.rows import CURRENT
+from service.datadir import spool_of, worker_folders
+from service.segment import NAME_FORM, Segment
+from service.spool import Spool
+
+Range = tuple[int, int]
+_TOKEN = re.compile(NAME_FORM + r"(?:-(?P<start>\d+)-(?P<stop>\d+))?")
+
+
+@dataclass(eq=False)
+class Batch:
+    """The rows of a segment of one kind, or all of a segment that mixes the kinds."""
+
+    segment: Segment
+    with_ids: bool
+    #: Its rows, or None if they are on disk only.
+    parts: Sequence[EncodedRows] | None = None
+    #: Whether ClickHouse may have rows of it: an earlier try may have brought them, or an earlier process.
+    sent: bool = True
+    #: The ranges that are still to be inserted, the first at the end; None before the first try.
+    todo: list[Range] | None = None
+    #: The ranges that ClickHouse has rejected whole.
+    cut: set[Range] = field(default_factory=set)
+    #: How long, on the monotonic clock, a try that nobody heard of may still run in ClickHouse.
+    running_until: float = 0.0
+    #: Whether rows are in the table whose ids are not among the known ones, since a view has failed.
+    ids_missed: bool = False
+    tries: int = 0
+    #: When it is tried again, on the monotonic clock.
+    due: float = 0.0
+    #: What became of its rows: how many could be read, went to the quarantine, and were repeats.
+    read: int = 0
+    quarantined: int = 0
+    repeats: int = 0
+
+    @property
+    def start(self) -> int:
+        """The index of its first row in the segment."""
+        return self.segment.rows - self.segment.ids if self.with_ids and self.segment.ids else 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has by the segment's name."""
+        if self.segment.ids is None:
+            return self.segment.rows
+        return self.segment.ids if self.with_ids else self.segment.rows - self.segment.ids
+
+    def token(self, start: int, stop: int) -> str:
+        """The deduplication token of the INSERT of a range of its rows."""
+        whole = self.rows == self.segment.rows and (start, stop) == (0, self.read)
+        return self.segment.token if whole else f"{self.segment.token}-{start}-{stop}"
+
+    def range_of(self, token: str) -> Range:
+        """The range of an INSERT of this segment."""
+        match = _TOKEN.fullmatch(token)
+        assert match  # noqa: S101  # we made it
+        return (int(match["start"]), int(match["stop"])) if match["start"] else (0, self.read)
+
+
+def batches_of(segment: Segment, parts: Sequence[EncodedRows] | None, *, sent: bool) -> list[Batch]:
+    """The batches of a segment: one for each kind of its rows."""
+    kinds = {False: segment.ids != segment.rows, True: segment.ids != 0}
+    if segment.ids is None:
+        kinds[False] = False  # looked into when it is inserted
+    memory = dict(zip((False, True), by_kind(parts), strict=True)) if parts is not None else {}
+    return [
+        Batch(segment, with_ids, memory.get(with_ids), sent, cut=set(segment.splits))
+        for with_ids, there in kinds.items()
+        if there
+    ]
+
+
+def read_batch(batch: Batch, spool: Spool) -> Rows:
+    """The rows of a batch from its segment's file. Raises OSError, or msgspec.DecodeError if they are damaged."""
+    contents = spool.read(batch.segment)
+    parts = contents.parts if batch.segment.ids is None else by_kind(contents.parts)[batch.with_ids]
+    return read_rows(contents.header, parts, CURRENT)
+
+
+def find_batch(data: Path, token: str) -> tuple[Batch, int, Rows] | None:
+    """The batch of an INSERT of rows with ids, the index of its first row and its rows; None if its segment is gone.
+
+    In whichever worker's spool it is. Raises OSError.
+    """
+    match = _TOKEN.fullmatch(token)
+    if not match:
+        return None
+    for number in worker_folders(data):
+        spool = Spool(spool_of(data, number), data / "quarantine", b"")
+        if segment := spool.find(match["token"]):
+            batch = Batch(segment, with_ids=True)
+            rows = read_batch(batch, spool)
+            batch.read = len(rows)
+            start, stop = batch.range_of(token)
+            return batch, start, rows.slice(start - batch.start, stop - batch.start)
+    return None

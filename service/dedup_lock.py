@@ -1,0 +1,99 @@
+"""The lock under which events with ids that clients made are inserted: one INSERT at a time, over all workers.
+
+What ClickHouse has already is looked up right before an INSERT (``repeats``). Did two workers do that at the same time,
+neither would see the other's events, and an event that a client sent to both would be stored twice. For the same reason
+no INSERT may begin while an earlier one, whose answer nobody heard, may still come into the table. So the lock knows
+which INSERT is in flight, and whoever has the lock settles that one first: with the same token, so that ClickHouse
+stores it once.
+
+The lock is ``flock``: a worker that dies lets go of it. What is in flight is known in memory that the workers share,
+so that a disk that takes no writes stops nobody, and in a file, so that it is known after a kill -9 of all of them.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from service.errors import StartError
+from service.worker import NOTE_BYTES, Worker
+
+#: Seconds between two looks whether the lock is free; an INSERT takes ten times that.
+LOOK_EVERY = 0.005
+#: On the board: whether a worker waits.
+WAITING = "waiting for the lock"
+_log = logging.getLogger(__name__)
+
+
+class DedupLock:
+    """The lock of a worker. ``path`` is the file of all of them. Raises StartError."""
+
+    def __init__(self, path: Path, worker: Worker) -> None:
+        self._worker = worker
+        self._memory = worker.board.note if worker.board else memoryview(bytearray(last_note(path)))
+        try:
+            self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"{path} can't be opened ({error.strerror or error}): mend the disk") from None
+        worker.tell(WAITING, 0)
+
+    @property
+    def in_flight(self) -> str:
+        """The token of the INSERT that may still come into the table; empty if there is none."""
+        return bytes(self._memory).decode(errors="replace").strip("\0 -")
+
+    def begin(self, token: str) -> None:
+        """Note, before it is sent, that this INSERT is in flight. Needs the lock."""
+        self._note(token)
+
+    def end(self) -> None:
+        """Note that it is answered. Needs the lock."""
+        self._note("-")
+
+    def _note(self, text: str) -> None:
+        note = text.encode().ljust(NOTE_BYTES)
+        self._memory[:] = note
+        try:
+            os.pwrite(self._fd, note, 0)  # as many bytes as there are: works on a full disk
+            os.fdatasync(self._fd)
+        except OSError as error:
+            _log.warning("what is in flight can't be noted on disk: %s", error)
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Have the lock. It is let go of in any case; what is in flight stays noted until it is answered."""
+        if self._worker.tell(WAITING, 1):
+            await asyncio.sleep(2 * LOOK_EVERY)  # if we had it last, they take it now
+        try:
+            while not self._take():  # noqa: ASYNC110  # the lock of other processes has no event
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            self._worker.tell(WAITING, 0)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def _take(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Take the lock no more."""
+        os.close(self._fd)
+
+
+def last_note(path: Path) -> bytes:
+    """What the last life of the service had in flight, as the file says. Raises StartError."""
+    try:
+        return path.read_bytes()[:NOTE_BYTES].ljust(NOTE_BYTES)
+    except FileNotFoundError:
+        return b" " * NOTE_BYTES
+    except OSError as error:
+        raise StartError(f"{path} can't be read ({error.strerror or error}): mend the disk") from None

@@ -1,0 +1,113 @@
+"""A lane: the batches of one kind, brought into the table one at a time, the oldest first, for as long as it takes.
+
+A try that fails is followed by another, after a pause: exponential backoff with jitter, without end. A batch that
+ClickHouse fails to take again and again, while it takes others or at least answers, steps aside, and those behind it go
+first. Only so many step aside: if the next one fails as well, it is not the batches.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from service.batches import Batch
+from service.errors import Misconfigured, Retryable, StoreError
+from service.status import Status
+
+BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
+#: Tries after which a batch steps aside, and how many may.
+TRIES_AT_HEAD, ASIDE_MAX = 3, 8
+_log = logging.getLogger(__name__)
+
+
+class Lane:
+    """Owns its batches. ``bring`` tries one, raises Retryable; ``answers`` raises StoreError if ClickHouse is away."""
+
+    def __init__(
+        self,
+        name: str,
+        bring: Callable[[Batch], Awaitable[None]],
+        answers: Callable[[], Awaitable[None]],
+        status: Status,
+    ) -> None:
+        self.name = name
+        #: When ClickHouse last took or rejected a batch; seconds on the monotonic clock.
+        self.heard_at = 0.0
+        #: Whether the batch at the head has failed and is tried again: then only an INSERT shows that ClickHouse works.
+        self.retrying = False
+        self._bring = bring
+        self._answers = answers
+        self._status = status
+        self._queue: deque[Batch] = deque()
+        self._submitted = asyncio.Event()
+
+    def submit(self, batch: Batch) -> None:
+        """Queue a batch."""
+        self._queue.append(batch)
+        self._submitted.set()
+
+    async def run(self) -> None:
+        """Bring batches for ever."""
+        while True:
+            batch = await self._next()
+            try:
+                await self._bring(batch)
+            except Retryable as error:
+                await self._failed(batch, error)
+            except Exception as error:  # a bug or a disk error: the batch stays on disk and must not stop the others
+                if not isinstance(error, OSError):
+                    _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
+                else:
+                    _log.error("batch %s is tried again later: %s", batch.segment.token, error)
+                self._step_aside(batch, BACKOFF_MAX)
+            else:
+                self._queue.remove(batch)
+                self.retrying = False
+                self.heard_at = time.monotonic()
+                self._status.works()
+
+    async def _next(self) -> Batch:
+        """The first batch that is due."""
+        while True:
+            now = time.monotonic()
+            for batch in self._queue:
+                if batch.due <= now:
+                    return batch
+            soonest = min((batch.due for batch in self._queue), default=None)
+            self._submitted.clear()
+            try:
+                async with asyncio.timeout(None if soonest is None else soonest - now):
+                    await self._submitted.wait()
+            except TimeoutError:
+                pass
+
+    async def _failed(self, batch: Batch, error: Retryable) -> None:
+        longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
+        pause = min(longest, BACKOFF_FIRST * 2 ** min(batch.tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
+        batch.tries += 1
+        if batch.due and batch.tries > TRIES_AT_HEAD:  # it is aside already
+            self._step_aside(batch, pause)
+            return
+        self.retrying = True
+        self._status.fails(error.public, str(error))
+        aside = sum(1 for one in self._queue if one.due)
+        if batch.tries >= TRIES_AT_HEAD and aside < ASIDE_MAX and await self._is_its_own(error):
+            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.token, batch.tries, error)
+            self._step_aside(batch, pause)
+        else:
+            await asyncio.sleep(pause)
+
+    def _step_aside(self, batch: Batch, pause: float) -> None:
+        batch.due = time.monotonic() + pause
+
+    async def _is_its_own(self, error: Retryable) -> bool:
+        """Whether the failure may be the batch's own, since ClickHouse answers."""
+        if error.code:
+            return True
+        try:
+            await self._answers()
+        except StoreError:
+            return False
+        return True

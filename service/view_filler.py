@@ -1,0 +1,111 @@
+"""Fills views that failed: rows that are in the table, and that a materialized view behind it has missed.
+
+ClickHouse stores an INSERT in the table also when a view fails. Sent again with the same token, the rows are not stored
+again, and the view gets them if somebody has mended it. That is safe only while ClickHouse surely knows the token: as
+long as it was not started anew, and the table has not had half as many INSERTs as it remembers. After that the rows are
+given up, with a line of log that names their segment: docs/operations.md says how to fill the view from the table.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from schemas.payload import Rows
+from service.errors import Retryable, StoreError, ViewFailed
+
+#: Bytes of rows that are kept for views, in memory: a view that fails must not fill it.
+KEPT_MAX_BYTES = 32 * 2**20
+#: Seconds between two tries, at first and at most.
+BACKOFF_FIRST, BACKOFF_MAX = 0.5, 15.0
+_log = logging.getLogger(__name__)
+
+
+class TokenMemory(NamedTuple):
+    """Seconds since ClickHouse was started; blocks that the table has had; how many of their tokens it remembers."""
+
+    up: float
+    blocks: int
+    window: int
+
+
+class FillerStore(Protocol):
+    """What is needed of the store. Each raises StoreError."""
+
+    async def insert(self, rows: Rows, token: str, *, past_views: bool = False) -> None:
+        """Insert one block."""
+
+    async def token_memory(self) -> TokenMemory:
+        """What tells whether a token is known still."""
+
+
+@dataclass
+class _Missed:
+    rows: Rows
+    token: str
+    size: int
+    sent_at: float
+    blocks: int
+
+
+class ViewFiller:
+    """Keeps what views have missed, and sends it again until they take it."""
+
+    def __init__(self, store: FillerStore) -> None:
+        self._store = store
+        self._missed: deque[_Missed] = deque()
+        self._size = 0
+        self._added = asyncio.Event()
+
+    async def add(self, rows: Rows, token: str, sent_at: float, error: ViewFailed) -> None:
+        """These rows were stored after ``sent_at``, on the monotonic clock, and a view has failed."""
+        size = sum(len(part.payload) for part in rows.parts)
+        try:
+            memory = await self._store.token_memory()
+        except StoreError:
+            memory = TokenMemory(0, 0, 0)
+        if not memory.window or self._size + size > KEPT_MAX_BYTES:
+            self._give_up(token, str(error))
+            return
+        self._missed.append(_Missed(rows, token, size, sent_at, memory.blocks))
+        self._size += size
+        self._added.set()
+
+    async def run(self) -> None:
+        """Fill for ever, the oldest first: while that one fails the others need not be tried."""
+        pause = BACKOFF_FIRST
+        while True:
+            if not self._missed:
+                self._added.clear()
+                await self._added.wait()
+                pause = BACKOFF_FIRST
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            try:
+                filled = await self._fill(self._missed[0])
+            except Retryable:
+                pause = min(BACKOFF_MAX, pause * 2)
+                continue
+            except StoreError as error:
+                self._give_up(self._missed[0].token, str(error))
+            else:
+                if filled:
+                    pause = 0.0
+                    _log.info("a view that had failed has the rows of segment %s now", self._missed[0].token)
+            self._size -= self._missed.popleft().size
+
+    async def _fill(self, missed: _Missed) -> bool:
+        memory = await self._store.token_memory()
+        since = time.monotonic() - missed.sent_at
+        if memory.up < since or memory.blocks - missed.blocks >= memory.window // 2:
+            self._give_up(missed.token, "ClickHouse may have forgotten the INSERT")
+            return False
+        await self._store.insert(missed.rows, missed.token)
+        return True
+
+    def _give_up(self, token: str, reason: str) -> None:
+        _log.error(
+            "a view lacks the rows of segment %s: fill it from the table, as docs/operations.md says: %s", token, reason
+        )
