@@ -14,7 +14,7 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats \
+.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
 	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
@@ -70,6 +70,9 @@ bench: setup $(CLICKHOUSE)  ## requests a second, in turn with the usual kind of
 
 bench-latency: setup $(CLICKHOUSE)  ## latency at half of the peak rate
 	$(BIN)/python -m tests.bench.latency $(ARGS)
+
+bench-ids: setup $(CLICKHOUSE)  ## look-ups of ids that clients made, IDS=1000000,100000000
+	$(BIN)/python -m tests.bench.ids $(if $(IDS),--ids $(IDS)) $(ARGS)
 
 bench-stats: setup $(CLICKHOUSE)  ## statistics at size, and bytes on disk
 	$(BIN)/python -m tests.bench.stats --rows $(ROWS) $(ARGS)

@@ -109,8 +109,12 @@ class Rows:
 
 def month_of(milliseconds: int) -> int:
     """The month of a time in ms since 1970, as ClickHouse's toYYYYMM: 202612."""
-    time = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    time = datetime.fromtimestamp(min(max(milliseconds // 1000, _FIRST_SECOND), _LAST_SECOND), UTC)
     return time.year * 100 + time.month
+
+
+#: 1900 to 2299, which ClickHouse's times reach; what is beyond is taken for the nearest of these.
+_FIRST_SECOND, _LAST_SECOND = -2_208_988_800, 10_413_791_999
 
 
 def read_rows(header: bytes, parts: Sequence[EncodedRows], default: Header) -> Rows:

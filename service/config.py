@@ -104,7 +104,7 @@ class Settings(BaseModel):
         "a number of events a second, 0 or more", ge=0, le=1e9,
     )  # fmt: skip
     dedup_window: Annotated[float, BeforeValidator(_seconds)] = _setting(
-        86_400.0, "How long an event sent again with its event_id is recognised, by time of arrival",
+        86_400.0, "How long after it was stored an event sent again with its event_id is recognised",
         "a number of seconds, or of s, m, h or d as in 24h, from 1 second to 7 days", ge=1, le=7 * 86_400,
     )  # fmt: skip
     max_body_bytes: int = _setting(

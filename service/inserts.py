@@ -189,7 +189,16 @@ class Inserter:
             return
         if other != self._open.token:
             self._open = _Open(other, time.monotonic() + RUNS_AT_MOST)
-        found = await self._on_thread(find_batch, self._data, other)
+        try:
+            found = await self._on_thread(find_batch, self._data, other)
+        except (
+            Exception
+        ) as error:  # its file can't be read, so that nobody will insert it: what is in flight ends by itself
+            if time.monotonic() < self._open.until:
+                raise Retryable(
+                    f"what is in flight can't be read: {error}", public="an insert in flight is waited for"
+                ) from error
+            found = None
         if found:
             batch, start, rows = found
             try:

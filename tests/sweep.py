@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import service.inserts
+import service.lane
 from schemas.payload import EncodedRows, Rows, encode_header
 from schemas.rows import CURRENT
 from service.errors import Rejected

@@ -96,6 +96,13 @@ def test_a_start_is_measured(tmp_path: Path) -> None:
     assert all(0 < one["best"] <= one["seconds"] and one["cpu"] > 0 for one in result)
 
 
+def test_look_ups_of_ids_are_measured(tmp_path: Path) -> None:
+    [result] = run("ids", tmp_path / "ids.json", "--rounds=1", "--ids=30000")
+    assert result["ids"] == 30_000
+    assert result["random_ms"] > 0
+    assert result["random ÷ ordered"] == pytest.approx(result["random_ms"] / result["ordered_ms"])
+
+
 def test_a_profile_shares_the_cpu_of_each_thread_among_its_samples() -> None:
     raw = (
         "thread (1): MainThread;run (asyncio/base_events.py:1);add (service/writer.py:90) 3\n"

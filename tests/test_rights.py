@@ -17,7 +17,7 @@ from tests.support.service import Service, patched
 from tests.test_start import refused, run
 
 DOCS = Path(__file__).parents[1] / "docs" / "operations.md"
-EAGER = patched("service.inserts.BACKOFF_MAX_MISCONFIGURED = 0.5; service.store.CHECKED_EVERY = 0.2")
+EAGER = patched("service.lane.BACKOFF_MAX_MISCONFIGURED = 0.5; service.store.CHECKED_EVERY = 0.2")
 ID = "0197f2a0-0000-7000-8000-000000000001"
 
 
@@ -137,7 +137,7 @@ async def test_trying_the_rights_inserts_nothing(migrated: ClickHouseServer) -> 
 
 
 @pytest.mark.parametrize("right", MISSING.values(), ids=" ON ".join)
-def test_a_right_that_is_taken_away_shows_in_health_without_the_users_name_until_it_is_back(
+def test_a_right_that_is_taken_away_shows_in_health_without_names_until_it_is_back(
     make_service: Callable[..., Service], own_server: ClickHouseServer, right: tuple[str, str]
 ) -> None:
     def restart(granted: list[str]) -> None:
@@ -149,8 +149,9 @@ def test_a_right_that_is_taken_away_shows_in_health_without_the_users_name_until
     make_service(own_server.dsn("analytics", "migrator")).start().stop()
     service = make_service(own_server.dsn("analytics", "somebody"), ANALYTICS_MIGRATE="off").start(prefix=EAGER)
     restart(without(*right))
-    reason = "a right is missing: GRANT {} ON {} TO <user> (code 497)".format(*right)
+    reason = "ClickHouse says no: the user lacks rights (code 497; the log says more)"
     wait_until(lambda: wait_for_health(service, "degraded")["clickhouse"]["reason"] == reason)
+    assert "a right is missing: GRANT {} ON {} TO <user> (code 497)".format(*right) in service.log()
     assert "somebody" not in str(service.get("/api/v1/analytics/health").json)
     assert service.post({"event_name": "e", "event_id": ID}).status == 200
     restart(SERVING)
