@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from schemas.payload import EncodedRows
 from service import sockets, tokens
 from service.api import track
 from service.api.connection import OPTIONS, Connection, Load
@@ -517,7 +518,7 @@ async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Des
 async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Spool, payload: bytes, rows: int) -> None:
+    def refuse(self: Spool, *groups: EncodedRows) -> None:
         raise OSError(5, "Input/output error")
 
     intake = desk.app[track.INTAKE]
@@ -574,9 +575,9 @@ async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed
 ) -> None:
     held, append = threading.Event(), Spool.append
 
-    def slowly(self: Spool, payload: bytes, rows: int) -> None:
+    def slowly(self: Spool, *groups: EncodedRows) -> None:
         assert held.wait(20)
-        append(self, payload, rows)
+        append(self, *groups)
 
     monkeypatch.setattr(Spool, "append", slowly)
     async with client(desk) as (under_way, one), client(desk) as (gathering, two), client(desk) as (idle, _):
@@ -597,7 +598,7 @@ async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed
 
 
 async def test_a_disk_that_refuses_is_said_on_this_way_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Spool, payload: bytes, rows: int) -> None:
+    def refuse(self: Spool, *groups: EncodedRows) -> None:
         raise OSError(5, "Input/output error")
 
     async with client(desk) as one:

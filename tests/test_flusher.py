@@ -282,5 +282,5 @@ async def test_what_is_in_memory_only_is_counted_until_it_is_inserted(rig: Rig) 
     assert rig.flusher.memory_only_bytes == sum(segment.size for segment, _ in segments)
     rig.flusher.start()
     await rig.drained()
-    assert rig.store.names == [f"e{number}" for number in range(5)]
+    assert rig.clickhouse.names == [f"e{number}" for number in range(5)]
     assert rig.flusher.memory_only_bytes == 0

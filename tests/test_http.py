@@ -228,7 +228,7 @@ BOMB = b'{"event_name":"' + b"a" * 50_000_000 + b'"}'
 @pytest.mark.parametrize(
     ("encoding", "pack", "nothing", "behind"),
     [
-        ("gzip", gzip.compress, gzip.compress(b""), b""),
+        ("gzip", gzip.compress, gzip.compress(b"", mtime=0), b""),
         ("x-gzip", gzip.compress, gzip.compress(b"", mtime=0), bytes(700)),
         ("zstd", zstd.compress, SKIPPED, b""),
         ("zstd", zstd.compress, zstd.compress(b""), SKIPPED),

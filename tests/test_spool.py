@@ -171,7 +171,7 @@ def test_damage_in_an_open_segment_is_counted_in_the_name_of_the_sealed_one(
     """Wherever a bit flips, what was acknowledged is read or missing; and what is missing has its bytes kept."""
     sent = [name * 20 * rows for name in (b"alpha", b"beta!", b"gamma")]
     for payload in sent:
-        spool.append(payload, rows)
+        spool.append(EncodedRows(payload, rows))
     [path] = spool.folder.iterdir()
     whole = path.read_bytes()
     path.unlink()
@@ -196,7 +196,7 @@ def test_damage_in_an_open_segment_is_counted_in_the_name_of_the_sealed_one(
 def test_an_open_segment_of_which_nothing_is_intact_is_lost_and_not_deleted_in_silence(
     tmp_path: Path, spool: Spool
 ) -> None:
-    spool.append(b"alpha" * 20, 5)
+    spool.append(EncodedRows(b"alpha" * 20, 5))
     [path] = spool.folder.iterdir()
     path.write_bytes(path.read_bytes().replace(b"alpha", b"ALPHA"))
     again = make(tmp_path)

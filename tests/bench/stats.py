@@ -42,7 +42,7 @@ ROWS_PER_BATCH = 10_000
 SESSIONS_ASKED = 1000
 #: Rows spread over the last 90 days; names with a long tail, each in one category; ids in the order of time.
 _FILL = """
-INSERT INTO events WITH
+INSERT INTO events (* EXCEPT segment) WITH
     toUInt32(180 * pow((cityHash64(number) % 1000000) / 1000000, 3)) AS name
 SELECT
     generateUUIDv7(),
