@@ -163,8 +163,8 @@ def test_entries_of_any_age_come_back_from_the_quarantine(make_service: Make, se
     ("call", "number", "running"),
     [
         *(("fsync", number, True) for number in range(2, 7)),
-        ("unlink", 1, False),
-        ("unlink", 2, False),
+        ("unlink", 5, False),
+        ("unlink", 6, False),
         ("rename", 1, True),
     ],
 )
