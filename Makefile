@@ -14,7 +14,7 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
+.PHONY: help setup run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
 	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
@@ -33,6 +33,9 @@ chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 
 sweep: setup $(CLICKHOUSE)  ## every disk call fails once, in every way, SEED=7 SECONDS=60 for a part of it
 	$(BIN)/python -m tests.sweep $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+model: setup  ## random lives of segments against a ClickHouse that does its worst, SECONDS=600 SEED=7
+	$(BIN)/python -m tests.model.explore $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
 demo: .venv/.embedded  ## a page that is tracked, with the service that takes its events
 	$(BIN)/python -m tests.demo

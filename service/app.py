@@ -186,7 +186,8 @@ def recover(spool: Spool, flusher: Flusher, *, first: bool = True) -> None:
     if first and any(quarantine.held):
         _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.held)
     try:
-        segments = spool.recover()
+        waiting = quarantine.waiting()
+        segments = [segment for segment in spool.recover() if segment.token not in waiting]
     except OSError as error:
         raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:

@@ -18,6 +18,8 @@ from service.segment import NAME_FORM, Segment
 from service.spool import Spool
 
 Range = tuple[int, int]
+#: Seconds in which an INSERT that nobody heard of has ended in ClickHouse: as long as we let it run, and some more.
+RUNS_AT_MOST = 65.0
 _TOKEN = re.compile(NAME_FORM + r"(?:-(?P<start>\d+)-(?P<stop>\d+))?")
 
 
@@ -94,7 +96,7 @@ def read_batch(batch: Batch, spool: Spool) -> Rows:
 def find_batch(data: Path, token: str) -> tuple[Batch, int, Rows] | None:
     """The batch of an INSERT of rows with ids, the index of its first row and its rows; None if its segment is gone.
 
-    In whichever worker's spool it is. Raises OSError.
+    In whichever worker's spool it is. Raises OSError or msgspec.MsgspecError.
     """
     match = _TOKEN.fullmatch(token)
     if not match:

@@ -6,14 +6,16 @@ no INSERT may begin while an earlier one, whose answer nobody heard, may still c
 which INSERT is in flight, and whoever has the lock settles that one first: with the same token, so that ClickHouse
 stores it once.
 
-The lock is ``flock``: a worker that dies lets go of it. What is in flight is known in memory that the workers share,
-so that a disk that takes no writes stops nobody, and in a file, so that it is known after a kill -9 of all of them.
+The lock is ``flock`` on the folder: a worker that dies lets go of it, and nobody deletes it. What is in flight is known
+in memory that the workers share, so that a disk that takes no writes stops nobody, and in a file, so that it is known
+after a kill -9 of all of them.
 """
 
 import asyncio
 import fcntl
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -33,9 +35,11 @@ class DedupLock:
 
     def __init__(self, path: Path, worker: Worker) -> None:
         self._worker = worker
+        self._path = path
         self._memory = worker.board.note if worker.board else memoryview(bytearray(last_note(path)))
         try:
-            self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            self._lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._fd = self._open()
         except OSError as error:
             raise StartError(f"{path} can't be opened ({error.strerror or error}): mend the disk") from None
         worker.tell(WAITING, 0)
@@ -43,11 +47,16 @@ class DedupLock:
     @property
     def in_flight(self) -> str:
         """The token of the INSERT that may still come into the table; empty if there is none."""
+        return self.attempt.split(" ")[0]
+
+    @property
+    def attempt(self) -> str:
+        """The same, and which try of it: each has another text."""
         return bytes(self._memory).decode(errors="replace").strip("\0 -")
 
     def begin(self, token: str) -> None:
         """Note, before it is sent, that this INSERT is in flight. Needs the lock."""
-        self._note(token)
+        self._note(f"{token} {secrets.token_hex(4)}")
 
     def end(self) -> None:
         """Note that it is answered. Needs the lock."""
@@ -57,6 +66,9 @@ class DedupLock:
         note = text.encode().ljust(NOTE_BYTES)
         self._memory[:] = note
         try:
+            if not os.fstat(self._fd).st_nlink:  # somebody has deleted it
+                deleted, self._fd = self._fd, self._open()
+                os.close(deleted)
             os.pwrite(self._fd, note, 0)  # as many bytes as there are: works on a full disk
             os.fdatasync(self._fd)
         except OSError as error:
@@ -75,18 +87,22 @@ class DedupLock:
         try:
             yield
         finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def _take(self) -> bool:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True
 
     def close(self) -> None:
         """Take the lock no more."""
+        os.close(self._lock)
         os.close(self._fd)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
 
 def last_note(path: Path) -> bytes:

@@ -21,7 +21,8 @@
     └── StoreError                  ClickHouse did not do what it was asked
         ├── Retryable               may pass: keep the batch, try it again with the same token
         │   ├── Misconfigured       needs a person: wrong password, missing table, no rights
-    │   └── ViewFailed          a materialized view behind the table failed; the table has the rows
+        │   ├── ViewFailed          a materialized view behind the table failed; the table has the rows
+        │   └── InFlight            an INSERT that nobody heard of may still come into the table
         └── Rejected                these rows will never fit
 
 A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` is answered with 422 and the
@@ -198,6 +199,10 @@ class Misconfigured(Retryable):
 
 class ViewFailed(Retryable):
     """A materialized view behind the table failed. ClickHouse stores the rows in the table all the same."""
+
+
+class InFlight(Retryable):
+    """An INSERT that nobody heard of may still come into the table; what fails is not the batch at hand."""
 
 
 class Rejected(StoreError):

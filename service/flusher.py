@@ -14,11 +14,14 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT
@@ -134,7 +137,7 @@ class Flusher:
         if parts is not None and not keep and self._in_memory >= SEGMENTS_IN_MEMORY:
             parts = None
         self._in_memory += parts is not None
-        self.memory_only_bytes += segment.size if keep else 0
+        self.memory_only_bytes += segment.size * keep
         batches = batches_of(segment, parts, sent=found)
         self._pending[segment.token] = _Pending(segment, batches, parts is not None, accepted_at, keep)
         self.pending_rows += segment.rows
@@ -156,11 +159,9 @@ class Flusher:
     async def drain(self, seconds: float) -> None:
         """Wait until all is inserted, at most so long. What is left stays on disk for the next start."""
         if self._tasks and seconds > 0:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
-            except TimeoutError:
-                pass
 
     async def tend(self) -> None:
         """Queue what comes back from the quarantine, bring its count up to date, delete what could not be deleted."""
@@ -185,8 +186,9 @@ class Flusher:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._lock.close()
         self._thread.shutdown()
+        self._lock.close()
+        self._inserter.view_filler.close()
         if self.pending_rows:
             _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
 
@@ -202,13 +204,12 @@ class Flusher:
 
     async def _confirm(self, pending: _Pending) -> None:
         segment, batches = pending.segment, pending.batches
-        read, quarantined, repeats = (
-            sum(getattr(batch, name) for batch in batches) for name in ("read", "quarantined", "repeats")
-        )
+        names = "read", "quarantined", "repeats"
+        read, quarantined, repeats = (sum(getattr(batch, name) for batch in batches) for name in names)
         await self._on_thread(self.totals.add, segment.token, read - quarantined, datetime.now(UTC))
         del self._pending[segment.token]
         self._in_memory -= pending.in_memory
-        self.memory_only_bytes -= segment.size if pending.memory_only else 0
+        self.memory_only_bytes -= segment.size * pending.memory_only
         self.pending_rows -= segment.rows
         now = time.monotonic()
         seconds = now - pending.begun_at
@@ -234,6 +235,11 @@ class Flusher:
             rows = read_batch(batch, self._spool)
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", batch.segment.path, batch.rows)
+            return Rows(CURRENT, [])
+        except msgspec.MsgspecError as error:  # its header is damaged, and the rows are not those of today
+            self._spool.put_aside(batch.segment)
+            text = "%s does not say what its %d events are (%s): copied to the quarantine, and lost"
+            _log.error(text, batch.segment.path, batch.rows, error)
             return Rows(CURRENT, [])
         if lost := batch.rows - len(rows):
             _log.error("%s lacks %d of its %d events: they are lost", batch.segment.path, lost, batch.rows)

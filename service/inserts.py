@@ -21,16 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from schemas.payload import Rows
-from service.batches import Batch, Range, find_batch
+from service.batches import RUNS_AT_MOST, Batch, Range, find_batch
 from service.dedup_lock import DedupLock
-from service.errors import Rejected, Retryable, StoreError, ViewFailed
+from service.errors import InFlight, Rejected, Retryable, StoreError, ViewFailed
 from service.quarantine import Quarantine
 from service.repeats import KnownIds, Repeats
 from service.view_filler import FillerStore, ViewFiller
 
-#: Seconds in which an INSERT that nobody heard of has ended in ClickHouse: as long as we let it run, and some more.
-RUNS_AT_MOST = 65.0
 _log = logging.getLogger(__name__)
 
 #: By range and month (202612), how many rows of a segment the table has.
@@ -46,15 +46,22 @@ class InsertStore(KnownIds, FillerStore, Protocol):
     async def stored(self, segment: str, since: int, until: int) -> list[tuple[str, int, int]]:
         """Of the rows of a segment: the INSERT's token, the month, how many. Times of receipt in ms since 1970."""
 
+    async def is_running(self, token: str) -> bool:
+        """Whether ClickHouse may be at an INSERT with this token; True if that can't be told."""
+
     async def remember_ids(self, token: str, since: int, until: int) -> None:
         """See to it that the ids of the rows of an INSERT are among the known ones."""
 
 
 class _Open(NamedTuple):
-    """An INSERT that is not ours and that nobody heard of, and until when it may run on the monotonic clock."""
+    """An INSERT that is not ours and that nobody heard of, and until when it may run on the monotonic clock.
 
-    token: str
+    ``tried``: it was sent again from here, and nobody heard of that either.
+    """
+
+    attempt: str
     until: float
+    tried: bool = False
 
 
 class Inserter:
@@ -80,6 +87,8 @@ class Inserter:
         batch.read = len(rows)
         if batch.todo is None:
             batch.todo = [(batch.start, batch.start + len(rows))] if len(rows) else []
+        if not batch.todo:  # at once: of two batches of a segment only the last one may find that all is done
+            return
         stored = await self._ask(batch, rows) if batch.sent else {}
         quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.token) if batch.sent else set()
         work = [(start, rows.slice(start - batch.start, stop - batch.start)) for start, stop in batch.todo]
@@ -95,6 +104,7 @@ class Inserter:
     ) -> list[tuple[int, Rows]]:
         """Bring a range to where it belongs, or return what it is cut into, the first part last."""
         stop = start + len(rows)
+        token = batch.token(start, stop)
         if len(rows) == 1 and start in quarantined:
             batch.quarantined += 1
             return []
@@ -104,7 +114,7 @@ class Inserter:
         try:
             batch.repeats += await self._insert_missing(batch, start, rows, stored)
         except Rejected as error:
-            if time.monotonic() < batch.running_until:
+            if time.monotonic() < batch.running_until and await self._store.is_running(token):
                 reason = "an earlier try may still store these rows"
                 raise Retryable(f"{error}; {reason}", error.code, public=error.public) from None
             if len(rows) == 1:
@@ -182,38 +192,36 @@ class Inserter:
     async def _settle_in_flight(self, token: str) -> None:
         """End what an INSERT left open whose answer nobody heard, perhaps that of a worker which is gone.
 
-        It is sent again: then it is stored, or dropped by its token if it comes after us. Raises Retryable.
+        It is sent again: then it is stored, or dropped by its token if it comes after us. Raises InFlight.
         """
         other = self._lock.in_flight
         if other in ("", token):
             return
-        if other != self._open.token:
-            self._open = _Open(other, time.monotonic() + RUNS_AT_MOST)
+        if self._lock.attempt != self._open.attempt:
+            self._open = _Open(self._lock.attempt, time.monotonic() + RUNS_AT_MOST)
         try:
-            found = await self._on_thread(find_batch, self._data, other)
-        except (
-            Exception
-        ) as error:  # its file can't be read, so that nobody will insert it: what is in flight ends by itself
+            await self._send_again(other)
+        except Rejected:
+            pass  # an answer too; the worker that has the segment will get it again
+        except (StoreError, OSError, msgspec.MsgspecError) as error:  # a spool may be one that can't be read
+            known = error if isinstance(error, StoreError) else Retryable(f"an INSERT of before is not known: {error}")
+            if isinstance(known, Retryable) and known.may_run:
+                self._open = self._open._replace(until=time.monotonic() + RUNS_AT_MOST, tried=True)
             if time.monotonic() < self._open.until:
-                raise Retryable(
-                    f"what is in flight can't be read: {error}", public="an insert in flight is waited for"
-                ) from error
-            found = None
+                raise InFlight(f"waits for {other}: {known}", known.code, public=known.public) from error
+        await self._on_thread(self._lock.end)
+
+    async def _send_again(self, token: str) -> None:
+        """Send what the table lacks of an INSERT that is open. Raises StoreError, OSError, MsgspecError."""
+        found = await self._on_thread(find_batch, self._data, token)
         if found:
             batch, start, rows = found
-            try:
-                missing, _ = await self._missing(batch, start, rows, await self._ask(batch, rows))
-                fresh = await self._repeats.without(missing)
-                if len(fresh):
-                    await self._send(batch, other, fresh)
-            except Rejected:
-                pass  # an answer too; the worker that has the segment will get it again
-            except Retryable as error:
-                if error.may_run:
-                    self._open = _Open(other, time.monotonic() + RUNS_AT_MOST)
-                if time.monotonic() < self._open.until:
-                    raise
-        await self._on_thread(self._lock.end)
+            missing, _ = await self._missing(batch, start, rows, await self._ask(batch, rows))
+            fresh = await self._repeats.without(missing)
+            if len(fresh) and self._open.tried:
+                raise Retryable("ClickHouse may still be at an INSERT that nobody heard of")
+            if len(fresh):
+                await self._send(batch, token, fresh)
 
     async def _ask(self, batch: Batch, rows: Rows) -> Stored:
         """What the table has of a batch."""

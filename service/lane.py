@@ -2,7 +2,8 @@
 
 A try that fails is followed by another, after a pause: exponential backoff with jitter, without end. A batch that
 ClickHouse fails to take again and again, while it takes others or at least answers, steps aside, and those behind it go
-first. Only so many step aside: if the next one fails as well, it is not the batches.
+first. Those aside are tried again and again as well, and never take more than half of the time from the others. Many
+aside mean that it is not the batches: then a pause follows each failure.
 """
 
 import asyncio
@@ -12,13 +13,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from service.batches import Batch
-from service.errors import Misconfigured, Retryable, StoreError
+from service.batches import RUNS_AT_MOST, Batch
+from service.errors import InFlight, Misconfigured, Retryable, StoreError
 from service.status import Status
 
 BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
-#: Tries after which a batch steps aside, and how many may.
+#: Tries after which a batch steps aside, and how many do before it is no longer taken for their own fault.
 TRIES_AT_HEAD, ASIDE_MAX = 3, 8
+#: Seconds between two tries of rows with ids that nobody hears of, at most: after each the others have to wait.
+BACKOFF_MAX_UNHEARD = 600.0
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +45,7 @@ class Lane:
         self._status = status
         self._queue: deque[Batch] = deque()
         self._submitted = asyncio.Event()
+        self._others_until = 0.0  # on the monotonic clock: none that is aside is tried before, if there are others
 
     def submit(self, batch: Batch) -> None:
         """Queue a batch."""
@@ -52,16 +56,17 @@ class Lane:
         """Bring batches for ever."""
         while True:
             batch = await self._next()
+            began = time.monotonic()
             try:
                 await self._bring(batch)
             except Retryable as error:
-                await self._failed(batch, error)
+                await self._failed(batch, error, began)
             except Exception as error:  # a bug or a disk error: the batch stays on disk and must not stop the others
                 if not isinstance(error, OSError):
                     _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
                 else:
                     _log.error("batch %s is tried again later: %s", batch.segment.token, error)
-                self._step_aside(batch, BACKOFF_MAX)
+                self._step_aside(batch, BACKOFF_MAX, began)
             else:
                 self._queue.remove(batch)
                 self.retrying = False
@@ -72,9 +77,11 @@ class Lane:
         """The first batch that is due."""
         while True:
             now = time.monotonic()
-            for batch in self._queue:
-                if batch.due <= now:
-                    return batch
+            due = [batch for batch in self._queue if batch.due <= now]
+            if now < self._others_until:
+                due = [batch for batch in due if not batch.due] or due
+            if due:
+                return due[0]
             soonest = min((batch.due for batch in self._queue), default=None)
             self._submitted.clear()
             try:
@@ -83,24 +90,32 @@ class Lane:
             except TimeoutError:
                 pass
 
-    async def _failed(self, batch: Batch, error: Retryable) -> None:
+    async def _failed(self, batch: Batch, error: Retryable, began: float) -> None:
         longest = BACKOFF_MAX_MISCONFIGURED if isinstance(error, Misconfigured) else BACKOFF_MAX
+        unheard = error.may_run and batch.with_ids and not isinstance(error, InFlight)
+        if unheard and batch.due:
+            longest = BACKOFF_MAX_UNHEARD
         pause = min(longest, BACKOFF_FIRST * 2 ** min(batch.tries, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
-        batch.tries += 1
-        if batch.due and batch.tries > TRIES_AT_HEAD:  # it is aside already
-            self._step_aside(batch, pause)
-            return
-        self.retrying = True
-        self._status.fails(error.public, str(error))
-        aside = sum(1 for one in self._queue if one.due)
-        if batch.tries >= TRIES_AT_HEAD and aside < ASIDE_MAX and await self._is_its_own(error):
-            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.token, batch.tries, error)
-            self._step_aside(batch, pause)
+        if isinstance(error, InFlight):
+            self._others_until = max(self._others_until, time.monotonic() + RUNS_AT_MOST)
         else:
+            batch.tries += 1
+        if not batch.due:
+            self.retrying = True
+            self._status.fails(error.public, str(error))
+            if isinstance(error, InFlight) or batch.tries < TRIES_AT_HEAD or not await self._is_its_own(error):
+                await asyncio.sleep(pause)
+                return
+            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.token, batch.tries, error)
+        aside = sum(1 for one in self._queue if one.due)
+        if aside >= ASIDE_MAX:
             await asyncio.sleep(pause)
+        self._step_aside(batch, pause, began - RUNS_AT_MOST if unheard else began)
 
-    def _step_aside(self, batch: Batch, pause: float) -> None:
-        batch.due = time.monotonic() + pause
+    def _step_aside(self, batch: Batch, pause: float, began: float) -> None:
+        now = time.monotonic()
+        batch.due = now + pause
+        self._others_until = max(self._others_until, now + (now - began))
 
     async def _is_its_own(self, error: Retryable) -> bool:
         """Whether the failure may be the batch's own, since ClickHouse answers."""

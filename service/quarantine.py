@@ -127,6 +127,10 @@ class Quarantine:
         found = (path for path in self._retry.iterdir() if _RETRY.fullmatch(path.name))
         return sorted(path for path in found if path not in self._unreadable)
 
+    def waiting(self) -> set[str]:
+        """The tokens of the segments in ``retry``: one that is in the spool as well is not sent before it is taken."""
+        return {path.name.split(".")[0] for path in self.returning()}
+
     def take(self, path: Path, spool: Spool) -> Segment | None:
         """Step 3: the segment of a file in ``retry``, now in the spool. Raises OSError: then do it again later."""
         token, rows, _ = path.name.split(".")
@@ -142,7 +146,10 @@ class Quarantine:
         ids = None if mixed else sum(count for start, _, count, _ in frames(content) if has_ids(content, start))
         segment = spool.adopt(token, int(rows), ids, content, self._retry / f".{token}.sealed")
         path.unlink()
-        fsync_folder(self._retry)
+        try:
+            fsync_folder(self._retry)
+        except OSError as error:  # if a power cut brings the file back, its rows are asked for like any others
+            _log.warning("the deletion of %s may not be durable: %s", path, error)
         _log.info("%d events of the quarantine are tried again, token %s", segment.rows, segment.token)
         return segment
 
@@ -217,6 +224,8 @@ class Quarantine:
     def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
         """Step 1: the entries, each with what is against touching it."""
         entries = self.entries(names)
+        if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
+            fsync_folder(self._retry)
         # An open segment becomes a sealed one, and one moves to a worker of a lower number (see leftovers), never the
         # reverse: in this order none slips through.
         busy = set()

@@ -275,9 +275,15 @@ class Spool:
                 header = payload
         return Contents(header, parts)
 
+    def put_aside(self, segment: Segment) -> None:
+        """Copy a segment whose rows can't be told to the quarantine, whole."""
+        replace_durably(self.quarantine / f"{segment.token}.0.damaged", segment.path.read_bytes())
+
     def find(self, token: str) -> Segment | None:
-        """A segment of this folder that is sealed, or whose renaming failed; None if it is not there."""
-        for path in self.folder.glob(f"{token}.*"):
+        """A segment of this folder, sealed or not renamed; None if it is not there. Raises OSError."""
+        for path in self.folder.iterdir():  # a glob would take a folder that can't be read for an empty one
+            if not path.name.startswith(f"{token}."):
+                continue
             if SEALED.fullmatch(path.name):
                 return self._sealed(path)
             if OPEN.fullmatch(path.name):
@@ -304,8 +310,10 @@ class Spool:
         if path.exists():
             fsync_folder(self.folder)
         else:
-            replace_durably(path, content, temporary)
-            self._dropped -= len(content)  # this thread's count
+            try:
+                replace_durably(path, content, temporary)
+            finally:
+                self._dropped -= len(content) if path.exists() else 0  # this thread's count
         return Segment(token, rows, path, len(content), ids)
 
 

@@ -70,6 +70,7 @@ class ViewFiller:
         if not memory.window or self._size + size > KEPT_MAX_BYTES:
             self._give_up(token, str(error))
             return
+        _log.warning("a view lacks the rows of segment %s until it takes them: %s", token, error)
         self._missed.append(_Missed(rows, token, size, sent_at, memory.blocks))
         self._size += size
         self._added.set()
@@ -95,6 +96,11 @@ class ViewFiller:
                     pause = 0.0
                     _log.info("a view that had failed has the rows of segment %s now", self._missed[0].token)
             self._size -= self._missed.popleft().size
+
+    def close(self) -> None:
+        """Fill no more."""
+        for missed in self._missed:
+            self._give_up(missed.token, "the service ends")
 
     async def _fill(self, missed: _Missed) -> bool:
         memory = await self._store.token_memory()

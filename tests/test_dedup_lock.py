@@ -78,3 +78,26 @@ def test_a_disk_that_takes_no_writes_stops_nobody(tmp_path: Path, monkeypatch: p
     assert second.in_flight == TOKEN, "the workers share it in memory"
     second.end()
     assert first.in_flight == ""
+
+
+async def test_a_file_that_is_deleted_while_workers_run_neither_gives_two_the_lock_nor_hides_what_is_in_flight(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "in-flight"
+    first, second = locks(path, 2)
+    path.unlink()
+    async with first.held():
+        first.begin(TOKEN)
+        anew = DedupLock(path, second._worker)  # a worker that is started in place of one that died
+        assert not anew._take()
+        assert anew.in_flight == TOKEN
+    assert DedupLock(path, ALONE).in_flight == TOKEN
+
+
+def test_each_try_of_an_insert_is_told_from_the_one_before(tmp_path: Path) -> None:
+    first, second = locks(tmp_path / "in-flight", 2)
+    first.begin(TOKEN)
+    before = second.attempt
+    first.begin(TOKEN)
+    assert second.in_flight == TOKEN
+    assert second.attempt != before

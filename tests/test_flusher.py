@@ -6,11 +6,12 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from schemas.parse import ParsedBatch, ParsedEvent
-from schemas.payload import EncodedRows, Header, encode_header, encode_rows
+from schemas.payload import EncodedRows, Header, Rows, encode_header, encode_rows
 from schemas.rows import CURRENT, make_rows
 from service import lane
 from service.dedup_lock import DedupLock
@@ -60,6 +61,16 @@ class Rig:
         segment = self.spool.seal()
         assert segment
         return segment, [rows]
+
+    def seal_both_kinds(self, name: str) -> tuple[Segment, list[EncodedRows]]:
+        groups = [
+            make_rows(ParsedBatch([ParsedEvent(name, properties="{}", event_id=one)]), source="t", received_at=1)
+            for one in (None, uuid4())
+        ]
+        self.spool.append(*groups)
+        segment = self.spool.seal()
+        assert segment
+        return segment, groups
 
     async def drained(self) -> None:
         await self.flusher.drain(20)
@@ -229,6 +240,68 @@ async def test_a_segment_that_was_deleted_by_hand_does_not_stop_the_others(rig: 
     rig.flusher.start()
     await rig.drained()
     assert rig.clickhouse.names == ["there"]
+
+
+async def test_a_segment_of_both_kinds_of_rows_that_was_deleted_by_hand_is_done_with_once(rig: Rig) -> None:
+    segment, _ = rig.seal_both_kinds("gone")
+    segment.path.unlink()
+    rig.flusher.submit(segment, None)
+    rig.flusher.submit(*rig.seal("here"))
+    rig.flusher.start()
+    await rig.drained()
+    assert rig.clickhouse.names == ["here"]
+    assert not any(one._queue for one in rig.flusher._lanes.values())
+
+
+@pytest.mark.parametrize("header", [b"", CURRENT], ids=["damaged", "whole"])
+async def test_rows_that_nobody_can_tell_since_their_header_is_damaged_are_kept_and_count_as_lost(
+    rig: Rig, caplog: pytest.LogCaptureFixture, header: object
+) -> None:
+    """They are of a version with other columns."""
+    rig.spool.header = encode_header(Header(CURRENT.names[:-2], CURRENT.types[:-2]))
+    [row] = decoded(*rig.seal("old")[1])
+    rows = encode_rows([row[:-2]], CURRENT.types[:-2])
+    rig.spool.append(rows)
+    segment = rig.spool.seal()
+    assert segment
+    content = segment.path.read_bytes()
+    if not header:
+        segment.path.write_bytes(content.replace(b"event_name", b"event-name"))
+    for path in rig.spool.folder.iterdir():
+        path.unlink() if path != segment.path else None
+    rig.flusher.submit(segment, None)
+    rig.flusher.start()
+    await rig.drained()
+    damaged = sorted((rig.folder / "quarantine").glob("*.damaged"))
+    if header:
+        assert rig.clickhouse.names == ["old"]
+        assert not damaged
+    else:
+        assert rig.clickhouse.names == []
+        assert damaged[0].read_bytes() == content.replace(b"event_name", b"event-name")
+        assert "does not say what its 1 events are" in caplog.text
+
+
+async def test_a_batch_whose_tries_take_long_leaves_at_least_half_of_the_time_to_others(rig: Rig) -> None:
+    for number in range(12):
+        rig.flusher.submit(*rig.seal(f"slow{number}"))
+    came = asyncio.Event()
+
+    async def insert(rows: Rows, token: str, *, past_views: bool = False) -> None:
+        if rows.decode()[0][1].startswith("slow"):
+            await asyncio.sleep(0.1)
+            raise Retryable("no answer", may_run=True)
+        rig.clickhouse.take(rows, token, past_views=past_views)
+        came.set()
+
+    rig.clickhouse.insert = insert  # type: ignore[method-assign]
+    rig.flusher.start()
+    for name in ("first", "second", "third"):
+        rig.flusher.submit(*rig.seal(name))
+        async with asyncio.timeout(20):
+            await came.wait()
+        came.clear()
+    assert rig.clickhouse.names == ["first", "second", "third"]
 
 
 async def test_the_total_survives_a_restart_and_counts_a_replayed_segment_once(rig: Rig) -> None:

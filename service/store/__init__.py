@@ -30,6 +30,7 @@ LOOK_UP_TIMEOUT = 60.0
 CHECKED_EVERY = 60.0
 KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
 STORED_SQL = files("schemas").joinpath("sql", "stored.sql").read_text("utf-8")
+IS_RUNNING_SQL = files("schemas").joinpath("sql", "is_running.sql").read_text("utf-8")
 TOKEN_MEMORY_SQL = files("schemas").joinpath("sql", "token_memory.sql").read_text("utf-8")
 REMEMBER_IDS_SQL = files("schemas").joinpath("sql", "remember_ids.sql").read_text("utf-8")
 #: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
@@ -140,6 +141,14 @@ class Store:
         ``since`` and ``until`` are the first and last time of receipt, in ms since 1970.
         """
         return await self.query(STORED_SQL, {"segment": segment, "since": since, "until": until}, LOOK_UP_TIMEOUT)
+
+    async def is_running(self, token: str) -> bool:
+        """Whether ClickHouse may be at an INSERT with this token; True if that can't be told."""
+        try:
+            [(running,)] = await self.query(IS_RUNNING_SQL, {"token": token})
+        except StoreError:
+            return True
+        return bool(running)
 
     async def remember_ids(self, segment: str, since: int, until: int) -> None:
         """Put the ids of a segment's rows, in the table, among the known ones: the view that does it has failed."""

@@ -66,6 +66,10 @@ class Clickhouse(FakeClickHouse):
         await self._answer()
         return await super().stored(segment, since, until)
 
+    async def is_running(self, token: str) -> bool:
+        await self._answer()
+        return any(one.token == token for one in self.late)
+
     async def token_memory(self) -> TokenMemory:
         await self._answer()
         return await super().token_memory()

@@ -89,6 +89,9 @@ class FakeClickHouse:
     async def token_memory(self) -> TokenMemory:
         return TokenMemory(self.time() - self.started_at, self.blocks, self._window)
 
+    async def is_running(self, token: str) -> bool:
+        return False
+
     async def known_ids(self, ids: Sequence[int], window: float) -> set[int]:
         return self.ids & set(ids)
 

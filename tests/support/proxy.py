@@ -10,6 +10,9 @@ Each INSERT that comes by meets the next of the ``fates``, and passes when none 
                         though the client has given up by then
     answer ...          ClickHouse has answered, and the client gets these bytes instead
     instead ...         the client gets these bytes, and ClickHouse nothing
+    hang                the client gets nothing until it gives up, and ClickHouse nothing
+
+An INSERT in whose body ``poison`` is meets ``poison_fate`` instead, each time: "cut-body", "hang" or "instead ...".
 """
 
 import re
@@ -29,6 +32,8 @@ class Proxy:
     def __init__(self, target: int) -> None:
         self.port = free_port()
         self.fates: deque[str] = deque()
+        self.poison: bytes | None = None
+        self.poison_fate = "cut-body"
         #: What each INSERT met; "gone" if its client left before.
         self.met: list[str] = []
         #: How many queries for the statistics have come by.
@@ -106,10 +111,17 @@ class Proxy:
             while data := client.recv(1 << 16):
                 self.statistics += _STATISTICS in data
                 if _INSERT in data:
-                    fate[0] = self.fates.popleft() if self.fates else "pass"
+                    if self.poison:
+                        data = _whole(client, data)
+                    poisoned = self.poison and self.poison in data
+                    fate[0] = self.poison_fate if poisoned else self.fates.popleft() if self.fates else "pass"
                     self.met.append(fate[0])
                 if fate[0] in ("cut-body", "late-body"):
                     self._spoil(client, server, fate[0], data)
+                elif fate[0] == "hang":
+                    while client.recv(1 << 16):
+                        pass
+                    break
                 elif fate[0].startswith("instead "):
                     client.sendall(fate[0].removeprefix("instead ").encode())
                     break
@@ -126,24 +138,19 @@ class Proxy:
         server.close()
 
     def _spoil(self, client: socket.socket, server: socket.socket, fate: str, data: bytes) -> None:
-        head = data.index(b"\r\n\r\n") + 4
-        length = re.search(rb"\r\ncontent-length: *(\d+)", data[:head], re.IGNORECASE)
-        # else the driver sends a chunked body
-        while len(data) < head + int(length[1]) if length else not data.endswith(b"0\r\n\r\n"):
-            more = client.recv(1 << 16)
-            if not more:  # it has given up before it had sent all of it
-                self.met[self.met.index(fate)] = "gone"
-                return
-            data += more
-        half = (head + len(data)) // 2
-        server.sendall(data[:half])
+        whole = _whole(client, data)
+        if not whole:  # it has given up before it had sent all of it
+            self.met[self.met.index(fate)] = "gone"
+            return
+        half = (whole.index(b"\r\n\r\n") + 4 + len(whole)) // 2
+        server.sendall(whole[:half])
         if fate == "cut-body":
             _cut(client)
             _cut(server)
             return
         self._answered.clear()
         if self._answered.wait(30):
-            server.sendall(data[half:])
+            server.sendall(whole[half:])
 
     def _answers(self, client: socket.socket, server: socket.socket, fate: list[str]) -> None:
         try:
@@ -171,6 +178,19 @@ class Proxy:
             pass
         _cut(client)
         _cut(server)
+
+
+def _whole(client: socket.socket, data: bytes) -> bytes:
+    """The request that begins with ``data``; empty if its client leaves before it has sent all of it."""
+    head = data.index(b"\r\n\r\n") + 4
+    length = re.search(rb"\r\ncontent-length: *(\d+)", data[:head], re.IGNORECASE)
+    # else the driver sends a chunked body
+    while len(data) < head + int(length[1]) if length else not data.endswith(b"0\r\n\r\n"):
+        more = client.recv(1 << 16)
+        if not more:
+            return b""
+        data += more
+    return data
 
 
 def _cut(side: socket.socket) -> None:

@@ -1,0 +1,68 @@
+"""The model of the life of segments: no life breaks the promise, and each bug that is planted is found."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from schemas.payload import Rows
+from service import batches
+from service.batches import Batch
+from service.dedup_lock import DedupLock
+from service.inserts import Inserter, Stored
+from service.repeats import Repeats
+from tests.model.explore import explore
+
+#: Enough that each planted bug shows, several times over.
+LIVES = 400
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_no_life_breaks_the_promise() -> None:
+    lived, found = explore(1, 10)
+    assert found is None, found
+    assert lived >= 10
+
+
+async def _nothing_is_there(self: Inserter, batch: Batch, rows: Rows) -> Stored:
+    return {}
+
+
+async def _all_are_new(self: Repeats, rows: Rows) -> Rows:
+    return rows
+
+
+@contextlib.asynccontextmanager
+async def _no_lock(self: DedupLock):  # type: ignore[no-untyped-def]
+    yield
+
+
+def _token_of_a_try(self: Batch, start: int, stop: int) -> str:
+    self.tries_of_test = getattr(self, "tries_of_test", 0) + 1  # type: ignore[attr-defined]
+    return f"{self.segment.token}-{start}-{stop + 1_000_000 * self.tries_of_test}"
+
+
+PLANTED = {
+    "the table is not asked": (Inserter, "_ask", _nothing_is_there),
+    "known ids are not asked for": (Repeats, "without", _all_are_new),
+    "what is in flight is not noted": (DedupLock, "begin", lambda self, token: None),
+    "all workers insert at once": (DedupLock, "held", _no_lock),
+    "each try has a token of its own": (batches.Batch, "token", _token_of_a_try),
+    "what is open is not settled": (Inserter, "_settle_in_flight", _all_are_new),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_bug_that_is_planted_is_found(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    owner, name, replacement = PLANTED[bug]
+    monkeypatch.setattr(owner, name, replacement)
+    monkeypatch.setattr("tests.model.explore.shrink", lambda name, actions: actions)
+    lived, found = explore(2, 60, lives=LIVES)
+    assert found, f"not in {lived} lives"
