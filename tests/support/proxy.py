@@ -24,9 +24,12 @@ _STATISTICS = b"total_part"
 
 
 class Proxy:
-    """Listens on ``port`` from ``start`` to ``close``; ``refuse`` and ``open`` in between as often as needed."""
+    """Listens on ``port`` from ``start`` to ``close``; ``refuse`` and ``open`` in between as often as needed.
 
-    def __init__(self, target: int) -> None:
+    ``late`` is how many seconds a late body waits at most; then its other half does not come.
+    """
+
+    def __init__(self, target: int, late: float = 30) -> None:
         self.port = free_port()
         self.fates: deque[str] = deque()
         #: What each INSERT met; "gone" if its client left before.
@@ -36,6 +39,7 @@ class Proxy:
         #: How many late bodies have been answered.
         self.late = 0
         self._target = target
+        self._late_max = late
         self._listener: socket.socket | None = None
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
@@ -142,7 +146,7 @@ class Proxy:
             _cut(server)
             return
         self._answered.clear()
-        if self._answered.wait(30):
+        if self._answered.wait(self._late_max):
             server.sendall(data[half:])
 
     def _answers(self, client: socket.socket, server: socket.socket, fate: list[str]) -> None:
