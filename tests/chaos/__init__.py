@@ -53,10 +53,8 @@ def run(folder: Path, seed: int, seconds: float) -> str:
             thread.join(60)
             assert not thread.is_alive()
         world.settle()
-        told = Told(
-            *(set().union(*(one.outcomes[kind] for one in clients)) for kind in OUTCOMES),
-            by_port=sum((one.by_port for one in clients), Counter()),
-        )
+        acknowledged, refused, unknown = (set().union(*(one.outcomes[kind] for one in clients)) for kind in OUTCOMES)
+        told = Told(acknowledged, refused, unknown, sum((one.by_port for one in clients), Counter()))
         report = check(world, told)
         return f"{report}; {again.times} sent again; window {window}, {settings}; {dict(sorted(world.faults.items()))}"
     finally:

@@ -9,7 +9,7 @@ the last life of the service, since they begin at zero with it, unless a worker 
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tests.chaos.world import OTHER, POISON, World
 from tests.support.clickhouse import query
@@ -24,7 +24,7 @@ class Told:
     acknowledged: set[str]
     refused: set[str]
     unknown: set[str]
-    by_port: Counter[tuple[int, str]] = field(default_factory=Counter)
+    by_port: Counter[tuple[int, str]]
 
     def __post_init__(self) -> None:
         self.unknown -= self.acknowledged
@@ -52,14 +52,14 @@ def _names(world: World, table: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def _check_view(world: World, stored: list[str]) -> int:
+def _check_view(world: World, stored: list[str]) -> str:
     seen = Counter(_names(world, "chaos_seen"))
     strange = seen.keys() - set(stored)
     assert not strange, f"{len(strange)} events only in the view: {sorted(strange)[:5]}"
     twice = sorted(name for name, count in seen.items() if count > 1)
     power_cuts = world.faults["power_cut"] + world.faults["power_cut_of_clickhouse"]
     assert power_cuts or not twice, f"{len(twice)} events twice in a view: {twice[:5]}"
-    return len(seen)
+    return f"{len(seen)}, {len(twice)} twice"
 
 
 def _check_metrics(world: World, by_port: Counter[tuple[int, str]]) -> dict[str, int]:

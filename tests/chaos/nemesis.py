@@ -198,6 +198,7 @@ class Nemesis:
 
 
 def _mend(disk: Disk) -> None:
-    disk.unmount()
+    """Once nobody holds it: what is unmounted lazily would be mounted again as it is."""
+    wait_until(lambda: subprocess.run(["umount", disk.folder], capture_output=True).returncode == 0, 20)
     disk.repair()
     disk.mount()

@@ -155,8 +155,8 @@ def insert_others(world: World, count: int) -> bool:
 
 
 def _alive(group: int) -> bool:
-    """Whether a process of that group still runs; those that have ended may wait for their parent."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    """Whether a thread of that group still runs; processes that have ended may wait for their parent."""
+    for stat in Path("/proc").glob("[0-9]*/task/[0-9]*/stat"):
         try:
             state, _, of = stat.read_text().rpartition(")")[2].split()[:3]
         except (FileNotFoundError, ProcessLookupError):
