@@ -30,7 +30,8 @@ IMPATIENT = patched(
 #: A view that does not throw, whose target is not filled twice as long as it remembers tokens.
 SEEN = (
     "CREATE TABLE chaos_seen (session_id String, source String) ENGINE = MergeTree ORDER BY session_id"
-    " SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1",
+    " SETTINGS non_replicated_deduplication_window = 10000, fsync_after_insert = 1, fsync_part_directory = 1,"
+    " max_suspicious_broken_parts = 100000",
     "CREATE MATERIALIZED VIEW chaos_seen_view TO chaos_seen AS SELECT session_id, source FROM events",
     "CREATE TABLE chaos_thrown (x UInt8) ENGINE = Null",
 )
