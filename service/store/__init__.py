@@ -118,9 +118,14 @@ class Store:
         fits = all(_fits(type_, self._types.get(name, type_)) for name, type_ in zip(*rows.header[:2], strict=True))
         try:
             await (self._engine.insert if fits else self._engine.insert_converted)(rows, options)
-        except BaseException:
+        except BaseException as error:
             self._described_at = -math.inf  # perhaps they have just changed
-            raise
+            if isinstance(error, StoreError) or not isinstance(error, Exception):
+                raise
+            verdict = verdict_on(error)
+            if isinstance(verdict, Retryable) and not verdict.code:
+                verdict.may_run = True  # refused or not: the driver may have sent it before, on a connection that broke
+            raise verdict from error
 
     async def known_ids(self, ids: Sequence[int], window: float) -> set[int]:
         """Which of these ids are in the table, of events stored within the last ``window`` seconds."""
