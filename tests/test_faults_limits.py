@@ -118,6 +118,29 @@ def test_a_power_cut_of_clickhouse_before_its_ok_is_heard_doubles_nothing(
         proxy.close()
 
 
+def test_clickhouse_starts_after_a_power_cut_right_after_many_merges(
+    make_disk: MakeDisk, make_service: Make, server: ClickHouseServer
+) -> None:
+    """It does not sync what it merges, and by itself does not start with more than 100 parts that are spoilt."""
+    disk = make_disk(server.folder, megabytes=1024)
+    server.start()
+    dsn = server.dsn("analytics")
+    service = make_service(dsn, ANALYTICS_FLUSH_INTERVAL=0.05).start()
+    event = {"event_name": "e", "event_id": str(uuid4())}
+    assert service.post(event).status == 200
+    drained(service)
+    for _ in range(110):
+        for table in ("events", "client_ids"):
+            query(dsn, f"INSERT INTO {table} SELECT * FROM {table} LIMIT 1 SETTINGS insert_deduplicate = 0")
+            query(dsn, f"OPTIMIZE TABLE {table} FINAL")
+    [[rows]] = query(dsn, "SELECT count() FROM events")
+    power_cut(server, disk)
+    assert query(dsn, "SELECT count() FROM events") == [[rows]]
+    assert service.post(event).status == 200
+    drained(service)
+    assert query(dsn, "SELECT count() FROM events") == [[rows]]
+
+
 def test_the_service_gets_by_with_256_mb_under_full_load_while_clickhouse_is_away(
     make_service: Make, server_dsn: str, proxy: Proxy
 ) -> None:

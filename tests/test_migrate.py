@@ -97,4 +97,6 @@ def test_shipped_migrations_are_never_edited() -> None:
         "0007_client_ids_view_at_insert.sql": "087665c0577d37ddaf3c08434f981b0416bec75eb65f8176efe93ea4c199b0b0",
         "0008_client_ids_stored_at.sql": "b2d0a89fdb6169cfc782a007be17747b4b0d7d99f5af5baf54537ebaacfa7553",
         "0009_client_ids_small_blocks.sql": "27be1b88a4f686169d29940538af0771809f7bc46a6a80d522c10097f01735bf",
+        "0010_start_after_power_cut.sql": "99962c0de0635cf7ec151a3b087d30df060a76f1f3d7a1fb69dadae29341489e",
+        "0011_start_after_power_cut_ids.sql": "70cdef6d3f80d0e2668a1a59739057966b7ee144abbe175147f931eb1f4e564b",
     }

@@ -16,6 +16,7 @@ from service.errors import Misconfigured, Rejected, Retryable
 from service.store import Store, engines
 from service.store.engines import InsertOptions
 from tests.support.clickhouse import USERS, ClickHouseServer, query
+from tests.support.proxy import Proxy
 from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of
 
 #: Settings that would cut an insert into several blocks, were they not sent with it.
@@ -92,6 +93,22 @@ async def test_each_setting_that_would_cut_a_batch_is_sent_with_it(own_server: C
     assert await count(store) == 20_000
     assert await parts_of(store, "events") == 2
     await store.close()
+
+
+async def test_an_insert_that_was_sent_and_then_refused_may_still_run(own_server: ClickHouseServer) -> None:
+    """The driver sends it again by itself when the connection breaks, and tells of the last failure only."""
+    proxy = Proxy(own_server.port).open()
+    store = Store(parse_dsn(proxy.dsn(own_server.dsn("analytics")), Path("unused")), migrating=True)
+    await store.prepare()
+    try:
+        proxy.fates.append("cut-answer, refuse")
+        with pytest.raises(Retryable) as failed:
+            await store.insert(batch(10), "token")
+        assert failed.value.may_run
+        assert proxy.met[-1] == "cut-answer, refuse"  # it got through to ClickHouse
+    finally:
+        await store.close()
+        proxy.close()
 
 
 async def test_what_is_cut_off_at_the_end_of_a_row_is_not_taken_for_the_whole(own_server: ClickHouseServer) -> None:

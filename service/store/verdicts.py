@@ -104,7 +104,7 @@ def verdict_on(error: Exception) -> StoreError:
     if not code and isinstance(error, (DataError, UnicodeError, OverflowError)):
         return Rejected(f"the driver can't encode the rows: {message}", public="the driver can't encode the rows")
     if not code and (network := _network_reason(error)):
-        return Retryable(f"ClickHouse can't be reached: {network}", may_run=not _refused(error))
+        return Retryable(f"ClickHouse can't be reached: {network}", may_run=True)
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
@@ -123,15 +123,6 @@ def verdict_on_query(error: Exception) -> StoreError:
     if isinstance(verdict, Rejected):
         return Retryable(f"a query failed: {verdict}", verdict.code, public=verdict.public)
     return verdict
-
-
-def _refused(error: BaseException | None) -> bool:
-    """Whether no connection came about, so that nothing was sent."""
-    while error is not None:
-        if isinstance(error, ConnectionRefusedError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _network_reason(error: BaseException | None) -> str | None:

@@ -27,9 +27,12 @@ _STATISTICS = b"total_part"
 
 
 class Proxy:
-    """Listens on ``port`` from ``start`` to ``close``; ``refuse`` and ``open`` in between as often as needed."""
+    """Listens on ``port`` from ``start`` to ``close``; ``refuse`` and ``open`` in between as often as needed.
 
-    def __init__(self, target: int) -> None:
+    ``late`` is how many seconds a late body waits at most; then its other half does not come.
+    """
+
+    def __init__(self, target: int, late: float = 30) -> None:
         self.port = free_port()
         self.fates: deque[str] = deque()
         self.poison: bytes | None = None
@@ -41,6 +44,7 @@ class Proxy:
         #: How many late bodies have been answered.
         self.late = 0
         self._target = target
+        self._late_max = late
         self._listener: socket.socket | None = None
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
@@ -149,7 +153,7 @@ class Proxy:
             _cut(server)
             return
         self._answered.clear()
-        if self._answered.wait(30):
+        if self._answered.wait(self._late_max):
             server.sendall(whole[half:])
 
     def _answers(self, client: socket.socket, server: socket.socket, fate: list[str]) -> None:

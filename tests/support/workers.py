@@ -32,7 +32,7 @@ def wait_for_all(service: Service) -> dict[str, Any]:
 
     def found() -> dict[str, Any] | None:
         health: dict[str, Any] = service.get(HEALTH).json
-        return health if health["status"] == "ok" and not health["workers"]["silent"] else None
+        return health if health["status"] == "ok" and not health.get("workers", {}).get("silent") else None
 
     return wait_until(found, 20, lambda: f"{service.get(HEALTH)} {service.log()[-3000:]}")
 
