@@ -184,7 +184,7 @@ def test_many_packed_parts_cost_little_more_than_one(encoding: str, part: bytes)
     one = gzip.compress(bytes(BODY_BYTES), 1) if encoding == "gzip" else zstd.compress(os.urandom(BODY_BYTES))
     many = part * (BODY_BYTES // len(part))
     costs = [[seconds(unpack, packed) for _ in range(5)] for packed in (one, many)]
-    assert min(costs[1]) < 50 * min(costs[0])
+    assert min(costs[1]) < 200 * min(costs[0])
 
 
 #: Of each kind that was dear once, one; each is some kilobytes when packed.

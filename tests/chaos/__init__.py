@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.chaos.check import Told, check
 from tests.chaos.client import OUTCOMES, Client, Sent
-from tests.chaos.nemesis import RULES, Nemesis
+from tests.chaos.nemesis import TABLE_RULES, VIEW_RULES, Nemesis
 from tests.chaos.world import OtherWriter, World
 
 CLIENTS = 4
@@ -42,7 +42,7 @@ def run(folder: Path, seed: int, seconds: float) -> str:
     other = OtherWriter(world, stop)
     nemesis = Nemesis(world, chance)
     try:
-        world.begin(chance.randint(1, 3), window, chance.sample(RULES, 2))
+        world.begin(chance.randint(1, 3), window, chance.sample(TABLE_RULES + VIEW_RULES, 2))
         for thread in (*clients, other):
             thread.start()
         deadline = time.monotonic() + seconds
