@@ -188,7 +188,7 @@ class Nemesis:
         self._start_service()
 
     def alter_table(self) -> None:
-        """While no INSERT is on its way, since docs/durability.md excepts one that is judged otherwise by its next try."""
+        """While no INSERT is on its way: docs/durability.md excepts one that its next try finds judged otherwise."""
         self._silence()
         self._world.faults["table_altered"] += self._world.ask(self._chance.choice(TABLE_RULES))
         self._start_service()
