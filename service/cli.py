@@ -13,8 +13,8 @@ from service import __version__, cli_quarantine, greeting, leftovers, logs, sock
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.datadir import DataDir
 from service.disk import replace_durably
-from service.dsn import Target, parse_dsn
 from service.errors import StartError, StoreError, start_refused
+from service.store.dsn import Target, parse_dsn
 
 _log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from service import logs, sockets
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dedup_lock import WAITING, last_note
-from service.dsn import Target
 from service.errors import StartError, start_refused
+from service.store.dsn import Target
 from service.tokens import Token
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service.dsn import Target, parse_dsn
 from service.errors import Misconfigured, Rejected, Retryable
 from service.store import Store
+from service.store.dsn import Target, parse_dsn
 from tests.support import wait_until
 from tests.support.clickhouse import USERS, ClickHouseServer, query
 from tests.support.rows import count, insert, rows_of

@@ -29,10 +29,10 @@ from service.api.listener import Listener
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
 from service.datadir import DataDir
-from service.dsn import parse_dsn
 from service.ratelimit import RateLimit
 from service.spool import Spool
 from service.store import Store
+from service.store.dsn import parse_dsn
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 from tests.support.wire import BODY, connect, exchange, head, post, resident_bytes, statuses
 

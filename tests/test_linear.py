@@ -16,7 +16,7 @@ import schemas
 import service
 from service import tokens
 from service.api.heads import Heads
-from service.store.verdicts import verdict_on
+from service.store.failures import verdict_on
 from tests.support.service import BATCH, EVENTS, WRITE
 from tests.support.wire import head
 
@@ -107,7 +107,7 @@ USES: dict[str, Use] = {
     "schemas.parse._STRINGS": lambda pattern, text: pattern.sub("", json.dumps(text)),  # only of what is valid JSON
     "service.origins._ORIGIN": lambda pattern, text: pattern.fullmatch(text),
     "service.segment._SPLIT": lambda pattern, text: None,  # of files that nobody but the service writes
-    "service.store.verdicts._NOT_FOR_PEOPLE": lambda pattern, text: verdict_on(ClickHouseError(text)),
+    "service.store.failures._NOT_FOR_PEOPLE": lambda pattern, text: verdict_on(ClickHouseError(text)),
 }
 #: What nearly fits some pattern or other, to be repeated.
 WORST = [

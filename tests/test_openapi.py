@@ -18,8 +18,8 @@ from service.api.docs import routes as docs_routes
 from service.app import create_app
 from service.config import Settings
 from service.datadir import DataDir
-from service.dsn import parse_dsn
 from service.store import Store
+from service.store.dsn import parse_dsn
 from tests.support.service import Service
 
 CONTRACT = json.loads(Path(__file__).with_name("contract").joinpath("openapi.json").read_text("utf-8"))

@@ -14,9 +14,9 @@ import pytest
 from schemas.parse import parse_batch
 from schemas.payload import Rows
 from schemas.rows import CURRENT, make_rows
-from service.dsn import parse_dsn
 from service.errors import Misconfigured, StoreError
 from service.store import Store
+from service.store.dsn import parse_dsn
 from service.store.settings import LIMITS
 from tests.support.clickhouse import ClickHouseServer
 

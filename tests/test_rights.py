@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.dsn import parse_dsn
 from service.errors import Misconfigured
 from service.store import Store
+from service.store.dsn import parse_dsn
 from tests.support import wait_until
 from tests.support.checks import wait_for_health
 from tests.support.clickhouse import ClickHouseServer, query

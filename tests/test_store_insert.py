@@ -11,9 +11,9 @@ import pytest
 from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT, make_rows
-from service.dsn import parse_dsn
 from service.errors import Misconfigured, Rejected, Retryable
 from service.store import Store, engines
+from service.store.dsn import parse_dsn
 from service.store.engines import InsertOptions
 from tests.support.clickhouse import USERS, ClickHouseServer, query
 from tests.support.proxy import Proxy

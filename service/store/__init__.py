@@ -13,13 +13,13 @@ from importlib.resources import files
 from typing import Any
 
 from schemas.payload import Rows
-from service.dsn import Target
 from service.errors import Retryable, StoreError
-from service.migrate import Migration, migrate
 from service.store.checks import check
+from service.store.dsn import Target
 from service.store.engines import Embedded, Engine, InsertOptions, Server
+from service.store.failures import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
+from service.store.migrations import Migration, migrate
 from service.store.settings import TABLE
-from service.store.verdicts import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
 from service.view_filler import TokenMemory
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.

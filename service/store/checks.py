@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from schemas.rows import CURRENT
 from service.errors import StoreError
-from service.store.verdicts import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION
+from service.store.failures import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION
 
 _log = logging.getLogger(__name__)
 #: To explain a query one must be allowed to run it, and the plan tells of row policies.

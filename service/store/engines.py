@@ -22,6 +22,7 @@ from clickhouse_connect.driver import options
 
 from schemas.payload import Rows, to_columns
 from service.errors import Misconfigured, Retryable
+from service.store.failures import READONLY, SETTING_CONSTRAINT_VIOLATION, code_of
 from service.store.settings import (
     CONNECT_SETTINGS,
     ENDLESS,
@@ -31,7 +32,6 @@ from service.store.settings import (
     QUERY_SETTINGS,
     TABLE,
 )
-from service.store.verdicts import READONLY, SETTING_CONSTRAINT_VIOLATION, code_of
 
 CONNECT_TIMEOUT = 3.0
 #: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.

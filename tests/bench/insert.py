@@ -28,8 +28,8 @@ from clickhouse_connect.driver import options
 
 from schemas.payload import EncodedRows, encode_rows, to_columns
 from schemas.rows import CURRENT, Row
-from service.dsn import parse_dsn
-from service.migrate import shipped
+from service.store.dsn import parse_dsn
+from service.store.migrations import shipped
 from tests.support.clickhouse import ClickHouseServer
 
 Insert = Callable[[list[Row], str, EncodedRows | None], Awaitable[Any]]

@@ -26,8 +26,8 @@ import service.store
 from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT, make_rows
-from service.dsn import parse_dsn
 from service.store import Store
+from service.store.dsn import parse_dsn
 from tests.bench.corpus import batch_bodies
 from tests.bench.targets import SEED, clickhouse, markdown, percentiles, stay_on_load_core
 from tests.bench.targets import service as running
