@@ -33,16 +33,16 @@ from service.dedup_lock import DedupLock
 from service.errors import StartError
 from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
-from service.metrics import Metrics
 from service.monitor import Monitor
 from service.quarantine import Quarantine
 from service.ratelimit import RateLimit
 from service.spool import Spool
-from service.status import Status
 from service.store import Store
+from service.telemetry.metrics import Metrics
+from service.telemetry.process import Usage
+from service.telemetry.status import Status
 from service.tokens import Token
 from service.totals import Totals
-from service.usage import Usage
 from service.worker import ALONE, Worker
 from service.writer import BatchWriter, Limits
 

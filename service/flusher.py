@@ -29,11 +29,11 @@ from service.batches import Batch, batches_of, read_batch
 from service.dedup_lock import DedupLock
 from service.inserts import Inserter, InsertStore
 from service.lane import Lane
-from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.segment import Segment
 from service.spool import Spool
-from service.status import Status
+from service.telemetry.metrics import Metrics
+from service.telemetry.status import Status
 from service.totals import Totals
 
 #: Sealed segments whose rows stay in memory; later ones are read back from disk when their turn comes.

@@ -4,15 +4,16 @@ import platform
 import time
 from functools import partial
 
-from service import __version__, logs
+from service import __version__
 from service.api.connection import Load
 from service.flusher import Flusher
-from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.spool import Spool
-from service.status import Status
 from service.store import Store
-from service.usage import Usage
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
+from service.telemetry.process import Usage
+from service.telemetry.status import Status
 from service.worker import Worker
 from service.writer import BatchWriter
 

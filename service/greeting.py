@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from service import __version__, logs
+from service import __version__
 from service.config import Settings
+from service.telemetry import logs
 
 _REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
 

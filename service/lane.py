@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from service.batches import RUNS_AT_MOST, Batch
 from service.errors import InFlight, Misconfigured, Retryable, StoreError
-from service.status import Status
+from service.telemetry.status import Status
 
 BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
 #: Tries after which a batch steps aside, and how many do before it is no longer taken for their own fault.

@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable
 
 from service.errors import Misconfigured, StoreError
 from service.flusher import Flusher
-from service.logs import Seldom
-from service.metrics import Metrics
 from service.spool import Spool
-from service.status import Status
 from service.store import Store
-from service.usage import Usage
+from service.telemetry.logs import Seldom
+from service.telemetry.metrics import Metrics
+from service.telemetry.process import Usage
+from service.telemetry.status import Status
 from service.worker import SPOOL_BYTES, Worker
 from service.writer import BatchWriter
 

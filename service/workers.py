@@ -25,12 +25,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from service import logs, sockets
+from service import sockets
 from service.config import Settings, variable
 from service.datadir import DataDir
 from service.dedup_lock import WAITING, last_note
 from service.errors import StartError, start_refused
 from service.store.dsn import Target
+from service.telemetry import logs
 from service.tokens import Token
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
 

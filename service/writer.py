@@ -23,10 +23,10 @@ from schemas.events import DEFAULT_PRIORITY
 from schemas.payload import EncodedRows, by_kind, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
-from service.metrics import Metrics
 from service.segment import Segment
 from service.spool import Spool
-from service.status import Status
+from service.telemetry.metrics import Metrics
+from service.telemetry.status import Status
 
 #: Upper bound of what a row takes in a segment beyond the bytes that it came in: ids, times, lengths, defaults.
 ROW_OVERHEAD_BYTES = 200

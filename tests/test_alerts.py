@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from tests.support import wait_until
 from tests.support.clickhouse import free_port, query
 from tests.support.disk import Disk

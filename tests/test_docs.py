@@ -19,9 +19,9 @@ from service import errors
 from service.app import create_app
 from service.config import Settings, variable
 from service.datadir import DataDir
-from service.metrics import Metrics
 from service.store import Store
 from service.store.dsn import parse_dsn
+from service.telemetry.metrics import Metrics
 from tests.support.clickhouse import query
 from tests.support.service import READ, WRITE, Service
 

@@ -17,12 +17,12 @@ from service import lane
 from service.dedup_lock import DedupLock
 from service.errors import Rejected, Retryable
 from service.flusher import RETRY_AFTER_UNKNOWN, SEGMENTS_IN_MEMORY, Flusher, FlusherStore
-from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.segment import Segment
 from service.spool import Spool
-from service.status import Status
 from service.store import Store
+from service.telemetry.metrics import Metrics
+from service.telemetry.status import Status
 from service.totals import Totals
 from service.worker import ALONE
 from tests.support.fake_clickhouse import FakeClickHouse, Script

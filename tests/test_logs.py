@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from service.logs import QUEUE_MAX_BYTES, _TextFormatter
+from service.telemetry.logs import QUEUE_MAX_BYTES, _TextFormatter
 from tests.support import wait_until
 from tests.support.clickhouse import free_port
 from tests.support.metrics import scrape
@@ -22,7 +22,7 @@ from tests.support.workers import wait_for_all
 Make = Callable[..., Service]
 #: More than a pipe takes, as lines of the log.
 MANY = 700
-SMALL_QUEUE = patched("service.logs.QUEUE_MAX_BYTES = 10_000")
+SMALL_QUEUE = patched("service.telemetry.logs.QUEUE_MAX_BYTES = 10_000")
 
 
 def redirected(to: str) -> tuple[str, ...]:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from service.exposition import OPENMETRICS, render
-from service.metrics import REQUEST_SECONDS, Metrics
-from service.recent import Recent, quantile
+from service.telemetry.exposition import OPENMETRICS, render
+from service.telemetry.metrics import REQUEST_SECONDS, Metrics
+from service.telemetry.recent import Recent, quantile
 from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.metrics import Page, scrape

@@ -20,7 +20,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion10
 from service.api.lingering import Lingering
 from service.api.respond import json_response
 from service.errors import Overloaded
-from service.logs import Seldom
+from service.telemetry.logs import Seldom
 
 #: What aiohttp's parser and its connections are told. Its own limits are larger, and some are none.
 OPTIONS: dict[str, Any] = {

@@ -26,7 +26,7 @@ from service.api.refusals import Refusals, partly
 from service.api.respond import answer_bytes, json_body, request_id_of
 from service.api.track import Accepted, Intake
 from service.errors import BadFraming, BodyTimeout, Overloaded, RequestError, SpoolFailed
-from service.metrics import Metrics, Requests
+from service.telemetry.metrics import Metrics, Requests
 
 #: What a client may send ahead while its request is on the way to disk; beyond, we stop reading.
 AHEAD_MAX_BYTES = 2**16

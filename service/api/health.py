@@ -12,8 +12,8 @@ from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
 from service.errors import Forbidden, Unauthorized
 from service.quarantine import Quarantine
-from service.status import Status
 from service.store import Store
+from service.telemetry.status import Status
 
 
 class Parts(NamedTuple):

@@ -17,8 +17,8 @@ from aiohttp import http_parser, web
 from service.api.connection import IDLE, OVERDUE, Connection, Load
 from service.api.lingering import Lingering
 from service.errors import StartError
-from service.logs import Seldom
 from service.sockets import BACKLOG
+from service.telemetry.logs import Seldom
 from service.worker import ALONE, CONNECTIONS, Worker
 
 #: Connections taken in one turn of the event loop, so that a flood of them leaves turns to requests.

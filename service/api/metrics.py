@@ -7,8 +7,8 @@ from aiohttp import web
 from service.api.auth import authorize
 from service.api.state import STATES, Kind, States
 from service.config import Settings
-from service.exposition import render
-from service.metrics import Metrics, Snapshot
+from service.telemetry.exposition import render
+from service.telemetry.metrics import Metrics, Snapshot
 from service.tokens import Token, digest
 
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)

@@ -9,9 +9,9 @@ from service.api.auth import authorize
 from service.api.metrics import METRICS
 from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
-from service.measures import Read
-from service.metrics import RECENT_SECONDS
-from service.recent import quantile
+from service.telemetry.instruments import Read
+from service.telemetry.metrics import RECENT_SECONDS
+from service.telemetry.recent import quantile
 
 
 async def get_pipeline(request: web.Request) -> web.Response:

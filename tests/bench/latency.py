@@ -21,7 +21,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from service.metrics import REQUEST_SECONDS
+from service.telemetry.metrics import REQUEST_SECONDS
 from tests.bench.corpus import encode, make_events, single_bodies
 from tests.bench.targets import SEED, SINGLE, Target, all_targets, markdown, percentiles, stay_on_load_core, wrk
 from tests.bench.targets import write_scripts as scripts_in

@@ -27,10 +27,10 @@ from service.datadir import spool_of, worker_folder
 from service.dedup_lock import WAITING, DedupLock, last_note
 from service.flusher import Flusher
 from service.leftovers import adopt
-from service.metrics import Metrics
 from service.quarantine import Quarantine
 from service.spool import Spool
-from service.status import Status
+from service.telemetry.metrics import Metrics
+from service.telemetry.status import Status
 from service.totals import Totals
 from service.worker import Board, Worker
 from tests.model.clickhouse import BAD, QUARTER, Clickhouse

@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from service.errors import RequestError
-from service.measures import Counter, Gauge, Histogram, Labels, Metric, ReadCounter, Series
-from service.recent import Recent
+from service.telemetry.instruments import Counter, Gauge, Histogram, Labels, Metric, ReadCounter, Series
+from service.telemetry.recent import Recent
 
 #: What a process says of itself: by metric its series, each as its labels and its value, fit for JSON.
 #: The value of a histogram is its counts, one for each bucket and one beyond, and the sum of what was observed.

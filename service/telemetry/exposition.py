@@ -7,8 +7,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
-from service.measures import Histogram, Metric
-from service.metrics import Snapshot
+from service.telemetry.instruments import Histogram, Metric
+from service.telemetry.metrics import Snapshot
 
 OPENMETRICS = "application/openmetrics-text"
 #: The label of a worker's number.

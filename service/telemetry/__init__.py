@@ -1,0 +1,1 @@
+"""What watchers read: metrics, the log, whether parts work."""
