@@ -28,15 +28,15 @@ from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusa
 from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
-from service.datadir import DataDir, spool_of
 from service.dedup_lock import DedupLock
 from service.errors import StartError
 from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
 from service.monitor import Monitor
-from service.quarantine import Quarantine
 from service.ratelimit import RateLimit
-from service.spool import Spool
+from service.spool.data_dir import DataDir, spool_of
+from service.spool.quarantine import Quarantine
+from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from schemas.payload import EncodedRows, Rows, by_kind, read_rows
 from schemas.rows import CURRENT
-from service.datadir import spool_of, worker_folders
-from service.segment import NAME_FORM, Segment
-from service.spool import Spool
+from service.spool.data_dir import spool_of, worker_folders
+from service.spool.segment import NAME_FORM, Segment
+from service.spool.spool import Spool
 
 Range = tuple[int, int]
 #: Seconds in which an INSERT that nobody heard of has ended in ClickHouse: as long as we let it run, and some more.

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, greeting, leftovers, sockets, tokens, workers
+from service import __version__, cli_quarantine, greeting, sockets, tokens, workers
 from service.config import WORKERS_MAX, Settings, load, variable
-from service.datadir import DataDir
-from service.disk import replace_durably
 from service.errors import StartError, StoreError, start_refused
+from service.spool import rebalance as leftovers
+from service.spool.data_dir import DataDir
+from service.spool.disk import replace_durably
 from service.store.dsn import Target, parse_dsn
 from service.telemetry import logs
 

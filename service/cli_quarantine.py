@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.entry import Entry
 from service.errors import StartError
-from service.quarantine import Outcome, Quarantine
+from service.spool.quarantine import Outcome, Quarantine
+from service.spool.quarantine_entry import Entry
 
 #: Bytes of a damaged stretch that ``show`` prints.
 SHOWN_BYTES = 4096

@@ -29,9 +29,9 @@ from service.batches import Batch, batches_of, read_batch
 from service.dedup_lock import DedupLock
 from service.inserts import Inserter, InsertStore
 from service.lane import Lane
-from service.quarantine import Quarantine
-from service.segment import Segment
-from service.spool import Spool
+from service.spool.quarantine import Quarantine
+from service.spool.segment import Segment
+from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 from service.totals import Totals

@@ -7,8 +7,8 @@ from functools import partial
 from service import __version__
 from service.api.connection import Load
 from service.flusher import Flusher
-from service.quarantine import Quarantine
-from service.spool import Spool
+from service.spool.quarantine import Quarantine
+from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics

@@ -27,8 +27,8 @@ from schemas.payload import Rows
 from service.batches import RUNS_AT_MOST, Batch, Range, find_batch
 from service.dedup_lock import DedupLock
 from service.errors import InFlight, Rejected, Retryable, StoreError, ViewFailed
-from service.quarantine import Quarantine
 from service.repeats import KnownIds, Repeats
+from service.spool.quarantine import Quarantine
 from service.view_filler import FillerStore, ViewFiller
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from service.errors import Misconfigured, StoreError
 from service.flusher import Flusher
-from service.spool import Spool
+from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry.logs import Seldom
 from service.telemetry.metrics import Metrics

@@ -18,9 +18,9 @@ from service.api.direct import DirectConnection
 from service.api.listener import Listener, connections_limit, require_c_parser
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings, variable
-from service.datadir import DataDir
 from service.errors import StartError, StoreError
 from service.sockets import cannot_listen
+from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import Target
 from service.worker import ALONE, Worker

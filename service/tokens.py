@@ -14,9 +14,9 @@ from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from service.disk import replace_durably
 from service.errors import StartError
 from service.origins import parse_origin
+from service.spool.disk import replace_durably
 
 Scope = Literal["write", "read"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

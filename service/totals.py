@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from service.datadir import worker_folder, worker_folders
+from service.spool.data_dir import worker_folder, worker_folders
 from service.worker import ALONE, Worker
 
 FILE = "flushed.json"

@@ -27,9 +27,9 @@ from typing import NoReturn
 
 from service import sockets
 from service.config import Settings, variable
-from service.datadir import DataDir
 from service.dedup_lock import WAITING, last_note
 from service.errors import StartError, start_refused
+from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.telemetry import logs
 from service.tokens import Token

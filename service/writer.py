@@ -23,8 +23,8 @@ from schemas.events import DEFAULT_PRIORITY
 from schemas.payload import EncodedRows, by_kind, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
 from service.flusher import Flusher
-from service.segment import Segment
-from service.spool import Spool
+from service.spool.segment import Segment
+from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 

@@ -33,9 +33,9 @@ import service.lane
 from schemas.payload import EncodedRows, Rows, encode_header
 from schemas.rows import CURRENT
 from service.errors import Rejected
-from service.quarantine import Quarantine
-from service.segment import new_token
-from service.spool import Spool
+from service.spool.quarantine import Quarantine
+from service.spool.segment import new_token
+from service.spool.spool import Spool
 from tests.support import wait_until
 from tests.support.checks import assert_refused
 from tests.support.clickhouse import ClickHouseServer, query

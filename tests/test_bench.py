@@ -108,10 +108,14 @@ def test_a_profile_shares_the_cpu_of_each_thread_among_its_samples() -> None:
         "thread (1): MainThread;run (asyncio/base_events.py:1);add (service/writer.py:90) 3\n"
         "thread (1): MainThread;run (asyncio/base_events.py:1) 1\n"
         "thread (2): spool_0;_worker (concurrent/futures/thread.py:81) 9\n"
-        "thread (2): spool_0;append (service/spool.py:146) 2\n"
+        "thread (2): spool_0;append (service/spool/spool.py:146) 2\n"
     )
     profile = aggregate(raw, {"1": 80.0, "2": 10.0, "3": 5.0})
-    assert profile.self_ == {"service/writer.py add": 60, "asyncio/base_events.py": 20, "service/spool.py append": 10}
+    assert profile.self_ == {
+        "service/writer.py add": 60,
+        "asyncio/base_events.py": 20,
+        "service/spool/spool.py append": 10,
+    }
     assert profile.total["asyncio/base_events.py"] == 80
     assert profile.threads == {"MainThread": 80, "spool_0": 10, "other threads": 5}
     assert profile.samples == 6

@@ -28,9 +28,9 @@ from service.api.heads import REMEMBERED, Heads
 from service.api.listener import Listener
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
-from service.datadir import DataDir
 from service.ratelimit import RateLimit
-from service.spool import Spool
+from service.spool.data_dir import DataDir
+from service.spool.spool import Spool
 from service.store import Store
 from service.store.dsn import parse_dsn
 from tests.support.service import BATCH, EVENTS, WRITE, Service

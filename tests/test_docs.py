@@ -18,7 +18,7 @@ from schemas.rows import COLUMNS, CORRECTED_TIMESTAMP
 from service import errors
 from service.app import create_app
 from service.config import Settings, variable
-from service.datadir import DataDir
+from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import parse_dsn
 from service.telemetry.metrics import Metrics

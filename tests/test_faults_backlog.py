@@ -11,7 +11,7 @@ import pytest
 from schemas.parse import parse_batch
 from schemas.payload import encode_header
 from schemas.rows import CURRENT, make_rows
-from service.spool import Spool
+from service.spool.spool import Spool
 from tests.support import wait_until
 from tests.support.checks import drained
 from tests.support.clickhouse import query

@@ -17,9 +17,9 @@ from service import lane
 from service.dedup_lock import DedupLock
 from service.errors import Rejected, Retryable
 from service.flusher import RETRY_AFTER_UNKNOWN, SEGMENTS_IN_MEMORY, Flusher, FlusherStore
-from service.quarantine import Quarantine
-from service.segment import Segment
-from service.spool import Spool
+from service.spool.quarantine import Quarantine
+from service.spool.segment import Segment
+from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status

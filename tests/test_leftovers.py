@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from service.datadir import DataDir, spool_of
 from service.errors import RateLimited
-from service.frames import FILE_MAGIC, encode_frame
-from service.leftovers import adopt, rows_in
 from service.ratelimit import RateLimit
+from service.spool.data_dir import DataDir, spool_of
+from service.spool.format import FILE_MAGIC, encode_frame
+from service.spool.rebalance import adopt, rows_in
 from service.totals import Totals
 from service.worker import Board, Worker, taken_with
 

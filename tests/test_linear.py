@@ -106,7 +106,7 @@ Use = Callable[[re.Pattern[Any], Any], object]
 USES: dict[str, Use] = {
     "schemas.parse._STRINGS": lambda pattern, text: pattern.sub("", json.dumps(text)),  # only of what is valid JSON
     "service.origins._ORIGIN": lambda pattern, text: pattern.fullmatch(text),
-    "service.segment._SPLIT": lambda pattern, text: None,  # of files that nobody but the service writes
+    "service.spool.segment._SPLIT": lambda pattern, text: None,  # of files that nobody but the service writes
     "service.store.failures._NOT_FOR_PEOPLE": lambda pattern, text: verdict_on(ClickHouseError(text)),
 }
 #: What nearly fits some pattern or other, to be repeated.

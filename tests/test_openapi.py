@@ -17,7 +17,7 @@ from service.api.dashboard import routes as dashboard_routes
 from service.api.docs import routes as docs_routes
 from service.app import create_app
 from service.config import Settings
-from service.datadir import DataDir
+from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import parse_dsn
 from tests.support.service import Service

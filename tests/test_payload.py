@@ -21,7 +21,7 @@ from schemas.payload import (
     to_columns,
 )
 from schemas.rows import COLUMNS, CURRENT, Row
-from service.spool import Spool
+from service.spool.spool import Spool
 
 TEXT = st.text(max_size=20)
 TIMES = st.integers(-2_208_988_800_000_000, 10_413_791_999_999_999)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from schemas.rows import CURRENT
-from service.entry import Entry, document_of
 from service.errors import Rejected
+from service.spool.quarantine_entry import Entry, document_of
 from tests.support import wait_until
 from tests.support.quarantine import Rig
 from tests.support.rows import rows_of
@@ -167,8 +167,8 @@ def test_an_entry_whose_segment_is_still_in_the_spool_is_left_alone(rig: Rig) ->
 
 def segment_of(path: Path) -> bytes:
     from schemas.payload import encode_header, encode_rows
-    from service.entry import Entry
-    from service.frames import FILE_MAGIC, encode_frame
+    from service.spool.format import FILE_MAGIC, encode_frame
+    from service.spool.quarantine_entry import Entry
 
     header, row = Entry(path, "", 0).row()
     return (

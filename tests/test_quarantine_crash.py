@@ -1,6 +1,6 @@
 """kill -9 of the command and of the service at each step of a retry: no row is lost, none is stored twice.
 
-The steps are those at the head of ``service/quarantine.py``; strace kills at the n-th call of one kind.
+The steps are those at the head of ``service/spool/quarantine.py``; strace kills at the n-th call of one kind.
 """
 
 import os

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from schemas.payload import EncodedRows
 from service.errors import StartError
-from service.frames import FILE_MAGIC, encode_frame, frames
-from service.segment import Segment
-from service.spool import Contents, Spool
+from service.spool.format import FILE_MAGIC, encode_frame, frames
+from service.spool.segment import Segment
+from service.spool.spool import Contents, Spool
 
 HEADER = b'["columns"]'
 
@@ -242,7 +242,7 @@ _IN_A_SMALL_FILE = """
 import resource, signal, sys
 from pathlib import Path
 from schemas.payload import EncodedRows
-from service.spool import Contents, Spool
+from service.spool.spool import Contents, Spool
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))

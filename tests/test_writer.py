@@ -13,8 +13,8 @@ from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import EncodedRows, encode_header
 from schemas.rows import CURRENT, make_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
-from service.segment import Segment
-from service.spool import Spool
+from service.spool.segment import Segment
+from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 from service.writer import MEMORY_ONLY_MAX_BYTES, BatchWriter, Limits

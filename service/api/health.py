@@ -11,7 +11,7 @@ from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
 from service.errors import Forbidden, Unauthorized
-from service.quarantine import Quarantine
+from service.spool.quarantine import Quarantine
 from service.store import Store
 from service.telemetry.status import Status
 

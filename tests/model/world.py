@@ -22,13 +22,13 @@ from uuid import UUID
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import encode_header
 from schemas.rows import CURRENT, make_rows
-from service import spool as spool_module
-from service.datadir import spool_of, worker_folder
 from service.dedup_lock import WAITING, DedupLock, last_note
 from service.flusher import Flusher
-from service.leftovers import adopt
-from service.quarantine import Quarantine
-from service.spool import Spool
+from service.spool import spool as spool_module
+from service.spool.data_dir import spool_of, worker_folder
+from service.spool.quarantine import Quarantine
+from service.spool.rebalance import adopt
+from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 from service.totals import Totals

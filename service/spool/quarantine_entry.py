@@ -10,7 +10,7 @@ from uuid import UUID
 from schemas.payload import Header
 from schemas.rows import CURRENT
 from service.errors import Rejected
-from service.segment import NAME_FORM
+from service.spool.segment import NAME_FORM
 
 #: The name: the segment's token, then the index of the row in it or the byte at which the damage begins.
 ENTRY = re.compile(NAME_FORM + r"\.(?P<position>\d+)\.(?:json|damaged)")

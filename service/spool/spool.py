@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from schemas.payload import EncodedRows
-from service.disk import fsync_folder, replace_durably, write_all
 from service.errors import StartError
-from service.frames import (
+from service.spool.disk import fsync_folder, replace_durably, write_all
+from service.spool.format import (
     FILE_MAGIC,
     MIXED_MAGICS,
     READABLE_MAGICS,
@@ -47,7 +47,7 @@ from service.frames import (
     is_torn,
     rows_lost,
 )
-from service.segment import OPEN, SEALED, Segment, new_token, read_splits, sealed_name
+from service.spool.segment import OPEN, SEALED, Segment, new_token, read_splits, sealed_name
 
 _log = logging.getLogger(__name__)
 

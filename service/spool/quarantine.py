@@ -37,13 +37,13 @@ import msgspec
 
 from schemas.payload import Header, Rows, encode_header, encode_rows
 from schemas.rows import BY_CLIENT, CURRENT
-from service.datadir import spool_of, worker_folders
-from service.disk import fsync_folder, replace_durably
-from service.entry import ENTRY, Entry, document_of
 from service.errors import Rejected, StartError
-from service.frames import FILE_MAGIC, MIXED_MAGICS, encode_frame, frames, has_ids
-from service.segment import NAME_FORM, Segment, new_token
-from service.spool import Spool
+from service.spool.data_dir import spool_of, worker_folders
+from service.spool.disk import fsync_folder, replace_durably
+from service.spool.format import FILE_MAGIC, MIXED_MAGICS, encode_frame, frames, has_ids
+from service.spool.quarantine_entry import ENTRY, Entry, document_of
+from service.spool.segment import NAME_FORM, Segment, new_token
+from service.spool.spool import Spool
 
 #: Rows that go back as one segment, and the bytes of their entries if they are several.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20

@@ -13,11 +13,11 @@ who look for one begin with the highest.
 import logging
 from pathlib import Path
 
-from service.datadir import spool_of, worker_folders
-from service.disk import fsync_folder, replace_durably
 from service.errors import StartError
-from service.frames import frames
-from service.segment import OPEN, SEALED
+from service.spool.data_dir import spool_of, worker_folders
+from service.spool.disk import fsync_folder, replace_durably
+from service.spool.format import frames
+from service.spool.segment import OPEN, SEALED
 
 #: How often a spool is listed while its worker renames what is in it.
 _LISTINGS = 5

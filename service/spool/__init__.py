@@ -1,0 +1,1 @@
+"""Everything on our disk; changes with the format."""
