@@ -28,12 +28,14 @@ from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusa
 from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
-from service.dedup_lock import DedupLock
 from service.errors import StartError
-from service.flusher import Flusher
 from service.gauges import read_load, read_parts, read_process, read_states
 from service.monitor import Monitor
-from service.ratelimit import RateLimit
+from service.pipeline.dedup_lock import DedupLock
+from service.pipeline.flusher import Flusher
+from service.pipeline.rate_limit import RateLimit
+from service.pipeline.totals import Totals
+from service.pipeline.writer import BatchWriter, Limits
 from service.spool.data_dir import DataDir, spool_of
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool
@@ -42,9 +44,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
 from service.telemetry.status import Status
 from service.tokens import Token
-from service.totals import Totals
 from service.worker import ALONE, Worker
-from service.writer import BatchWriter, Limits
 
 #: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
 BATCH_MAX_BYTES = 16 * 2**20

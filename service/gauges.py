@@ -6,7 +6,8 @@ from functools import partial
 
 from service import __version__
 from service.api.connection import Load
-from service.flusher import Flusher
+from service.pipeline.flusher import Flusher
+from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool
 from service.store import Store
@@ -15,7 +16,6 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
 from service.telemetry.status import Status
 from service.worker import Worker
-from service.writer import BatchWriter
 
 
 def read_parts(

@@ -14,7 +14,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 
 from service.errors import Misconfigured, StoreError
-from service.flusher import Flusher
+from service.pipeline.flusher import Flusher
+from service.pipeline.writer import BatchWriter
 from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry.logs import Seldom
@@ -22,7 +23,6 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
 from service.telemetry.status import Status
 from service.worker import SPOOL_BYTES, Worker
-from service.writer import BatchWriter
 
 INTERVAL = 1.0
 #: How often it is looked what the process and the disk use, in seconds.

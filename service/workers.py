@@ -27,8 +27,8 @@ from typing import NoReturn
 
 from service import sockets
 from service.config import Settings, variable
-from service.dedup_lock import WAITING, last_note
 from service.errors import StartError, start_refused
+from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.telemetry import logs

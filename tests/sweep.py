@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import service.lane
+import service.pipeline.lane
 from schemas.payload import EncodedRows, Rows, encode_header
 from schemas.rows import CURRENT
 from service.errors import Rejected
@@ -67,7 +67,7 @@ class Sweep:
         self._dsn = dsn
         self._lives = 0
         # In the service too, which is forked from this process: what waits for seconds would only take time.
-        service.lane.BACKOFF_MAX = 0.1
+        service.pipeline.lane.BACKOFF_MAX = 0.1
         first = self._service()
         first.start()
         assert first.stop() == 0

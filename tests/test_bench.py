@@ -105,14 +105,14 @@ def test_look_ups_of_ids_are_measured(tmp_path: Path) -> None:
 
 def test_a_profile_shares_the_cpu_of_each_thread_among_its_samples() -> None:
     raw = (
-        "thread (1): MainThread;run (asyncio/base_events.py:1);add (service/writer.py:90) 3\n"
+        "thread (1): MainThread;run (asyncio/base_events.py:1);add (service/pipeline/writer.py:90) 3\n"
         "thread (1): MainThread;run (asyncio/base_events.py:1) 1\n"
         "thread (2): spool_0;_worker (concurrent/futures/thread.py:81) 9\n"
         "thread (2): spool_0;append (service/spool/spool.py:146) 2\n"
     )
     profile = aggregate(raw, {"1": 80.0, "2": 10.0, "3": 5.0})
     assert profile.self_ == {
-        "service/writer.py add": 60,
+        "service/pipeline/writer.py add": 60,
         "asyncio/base_events.py": 20,
         "service/spool/spool.py append": 10,
     }

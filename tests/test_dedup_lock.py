@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.dedup_lock import WAITING, DedupLock, last_note
+from service.pipeline.dedup_lock import WAITING, DedupLock, last_note
 from service.worker import ALONE, Board, Worker
 
 TOKEN = "0193a0b1c2d3-0123456789abcdef-10-20"

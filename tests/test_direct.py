@@ -28,7 +28,7 @@ from service.api.heads import REMEMBERED, Heads
 from service.api.listener import Listener
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
-from service.ratelimit import RateLimit
+from service.pipeline.rate_limit import RateLimit
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
 from service.store import Store

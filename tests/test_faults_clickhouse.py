@@ -17,7 +17,7 @@ from tests.support.service import HEALTH, STATS, Service, patched
 
 Make = Callable[..., Service]
 #: Backoff for what a person must mend is 15 s: here they mend it at once.
-EAGER = patched("service.lane.BACKOFF_MAX_MISCONFIGURED = service.lane.BACKOFF_MAX = 0.5")
+EAGER = patched("service.pipeline.lane.BACKOFF_MAX_MISCONFIGURED = service.pipeline.lane.BACKOFF_MAX = 0.5")
 READ_ONLY = USERS.replace(
     "<default/></profiles>", "<default/><reader><readonly>1</readonly></reader></profiles>"
 ).replace("<profile>default</profile></writer>", "<profile>reader</profile></writer>")

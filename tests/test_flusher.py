@@ -13,17 +13,17 @@ import pytest
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import EncodedRows, Header, Rows, encode_header, encode_rows
 from schemas.rows import CURRENT, make_rows
-from service import lane
-from service.dedup_lock import DedupLock
 from service.errors import Rejected, Retryable
-from service.flusher import RETRY_AFTER_UNKNOWN, SEGMENTS_IN_MEMORY, Flusher, FlusherStore
+from service.pipeline import lane
+from service.pipeline.dedup_lock import DedupLock
+from service.pipeline.flusher import RETRY_AFTER_UNKNOWN, SEGMENTS_IN_MEMORY, Flusher, FlusherStore
+from service.pipeline.totals import Totals
 from service.spool.quarantine import Quarantine
 from service.spool.segment import Segment
 from service.spool.spool import Spool
 from service.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
-from service.totals import Totals
 from service.worker import ALONE
 from tests.support.fake_clickhouse import FakeClickHouse, Script
 from tests.support.rows import decoded

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from service.errors import RateLimited
-from service.ratelimit import RateLimit
+from service.pipeline.rate_limit import RateLimit
+from service.pipeline.totals import Totals
 from service.spool.data_dir import DataDir, spool_of
 from service.spool.format import FILE_MAGIC, encode_frame
 from service.spool.rebalance import adopt, rows_in
-from service.totals import Totals
 from service.worker import Board, Worker, taken_with
 
 TOKENS = [f"0193{number:08x}-{number:016x}" for number in range(12)]

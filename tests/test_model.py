@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from schemas.payload import Rows
-from service import batches
-from service.batches import Batch
-from service.dedup_lock import DedupLock
-from service.inserts import Inserter, Stored
-from service.repeats import Repeats
+from service.pipeline import batch as batches
+from service.pipeline.batch import Batch
+from service.pipeline.dedup import Repeats
+from service.pipeline.dedup_lock import DedupLock
+from service.pipeline.inserter import Inserter, Stored
 from tests.model.explore import explore
 
 #: Enough that each planted bug shows, several times over.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from service.errors import RateLimited
-from service.ratelimit import RateLimit
+from service.pipeline.rate_limit import RateLimit
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.service import BATCH, HEALTH, Service

@@ -13,7 +13,7 @@ from tests.support.faults import others_insert, short_memory, stored
 from tests.support.service import Service, patched
 
 Make = Callable[..., Service]
-EAGER = patched("import service.view_filler as f; f.BACKOFF_MAX = 0.3")
+EAGER = patched("import service.pipeline.view_filler as f; f.BACKOFF_MAX = 0.3")
 TARGET = "CREATE TABLE target (name String) ENGINE = MergeTree ORDER BY name"
 THROWS = {
     "on one row": "throwIf(session_id = 's7') = 0",

@@ -13,11 +13,11 @@ from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import EncodedRows, encode_header
 from schemas.rows import CURRENT, make_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
+from service.pipeline.writer import MEMORY_ONLY_MAX_BYTES, BatchWriter, Limits
 from service.spool.segment import Segment
 from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
-from service.writer import MEMORY_ONLY_MAX_BYTES, BatchWriter, Limits
 from tests.support.rows import decoded
 
 LIMITS = Limits(batch_rows=10, batch_bytes=1 << 20, flush_interval=60, spool_max_bytes=1 << 20)

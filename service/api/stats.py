@@ -16,11 +16,11 @@ from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
 from service.errors import StoreError, StoreUnavailable
-from service.flusher import Flusher
+from service.pipeline.flusher import Flusher
+from service.pipeline.totals import Totals
 from service.spool.data_dir import spool_of
 from service.spool.rebalance import rows_in
 from service.store import Store
-from service.totals import Totals
 from service.worker import Worker
 
 Counts = list[tuple[str, int, int, int]]

@@ -21,8 +21,8 @@ from service.api.metrics import METRICS
 from service.api.refusals import REFUSALS, partly
 from service.api.respond import body_response, json_body
 from service.errors import BadRequest, Shed, SpoolFailed, Unavailable
-from service.ratelimit import RateLimit
-from service.writer import BatchWriter
+from service.pipeline.rate_limit import RateLimit
+from service.pipeline.writer import BatchWriter
 
 WRITER: web.AppKey[BatchWriter] = web.AppKey("writer", BatchWriter)
 #: A larger body is parsed on a thread, since the worst of that size take as long as hundreds of usual requests.

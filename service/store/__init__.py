@@ -20,7 +20,7 @@ from service.store.engines import Embedded, Engine, InsertOptions, Server
 from service.store.failures import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
 from service.store.migrations import Migration, migrate
 from service.store.settings import TABLE
-from service.view_filler import TokenMemory
+from service.store.token_memory import TokenMemory
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from service.writer import TAKEN_UNTIL
+from service.pipeline.writer import TAKEN_UNTIL
 from tests.bench.targets import KINDS, Kind, Target, markdown, on_server_core, stay_on_load_core, write_scripts, wrk
 from tests.support import wait_until
 from tests.support.checks import drained

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from schemas.payload import Rows
 from service.errors import Rejected, Retryable, ViewFailed
-from service.view_filler import TokenMemory
+from service.store.token_memory import TokenMemory
 from tests.support.fake_clickhouse import FakeClickHouse
 
 #: What becomes of an INSERT. All but the first three leave the service without an answer.

@@ -22,8 +22,9 @@ from uuid import UUID
 from schemas.parse import ParsedBatch, ParsedEvent
 from schemas.payload import encode_header
 from schemas.rows import CURRENT, make_rows
-from service.dedup_lock import WAITING, DedupLock, last_note
-from service.flusher import Flusher
+from service.pipeline.dedup_lock import WAITING, DedupLock, last_note
+from service.pipeline.flusher import Flusher
+from service.pipeline.totals import Totals
 from service.spool import spool as spool_module
 from service.spool.data_dir import spool_of, worker_folder
 from service.spool.quarantine import Quarantine
@@ -31,7 +32,6 @@ from service.spool.rebalance import adopt
 from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
-from service.totals import Totals
 from service.worker import Board, Worker
 from tests.model.clickhouse import BAD, QUARTER, Clickhouse
 from tests.model.virtual_loop import VirtualLoop

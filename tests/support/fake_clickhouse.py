@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from schemas.payload import Rows, month_of
 from schemas.rows import BY_CLIENT
 from service.errors import ViewFailed
-from service.view_filler import TokenMemory
+from service.store.token_memory import TokenMemory
 
 Script = Callable[[list[str], str], None]
 

@@ -24,12 +24,12 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from schemas.payload import Rows
-from service.batches import RUNS_AT_MOST, Batch, Range, find_batch
-from service.dedup_lock import DedupLock
 from service.errors import InFlight, Rejected, Retryable, StoreError, ViewFailed
-from service.repeats import KnownIds, Repeats
+from service.pipeline.batch import RUNS_AT_MOST, Batch, Range, find_batch
+from service.pipeline.dedup import KnownIds, Repeats
+from service.pipeline.dedup_lock import DedupLock
+from service.pipeline.view_filler import FillerStore, ViewFiller
 from service.spool.quarantine import Quarantine
-from service.view_filler import FillerStore, ViewFiller
 
 _log = logging.getLogger(__name__)
 

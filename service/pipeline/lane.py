@@ -13,8 +13,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from service.batches import RUNS_AT_MOST, Batch
 from service.errors import InFlight, Misconfigured, Retryable, StoreError
+from service.pipeline.batch import RUNS_AT_MOST, Batch
 from service.telemetry.status import Status
 
 BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from schemas.events import DEFAULT_PRIORITY
 from schemas.payload import EncodedRows, by_kind, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
-from service.flusher import Flusher
+from service.pipeline.flusher import Flusher
 from service.spool.segment import Segment
 from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics

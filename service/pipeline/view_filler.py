@@ -12,24 +12,17 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from schemas.payload import Rows
 from service.errors import Retryable, StoreError, ViewFailed
+from service.store.token_memory import TokenMemory
 
 #: Bytes of rows that are kept for views, in memory: a view that fails must not fill it.
 KEPT_MAX_BYTES = 32 * 2**20
 #: Seconds between two tries, at first and at most.
 BACKOFF_FIRST, BACKOFF_MAX = 0.5, 15.0
 _log = logging.getLogger(__name__)
-
-
-class TokenMemory(NamedTuple):
-    """Seconds since ClickHouse was started; blocks that the table has had; how many of their tokens it remembers."""
-
-    up: float
-    blocks: int
-    window: int
 
 
 class FillerStore(Protocol):

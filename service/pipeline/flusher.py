@@ -25,16 +25,16 @@ import msgspec
 
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT
-from service.batches import Batch, batches_of, read_batch
-from service.dedup_lock import DedupLock
-from service.inserts import Inserter, InsertStore
-from service.lane import Lane
+from service.pipeline.batch import Batch, batches_of, read_batch
+from service.pipeline.dedup_lock import DedupLock
+from service.pipeline.inserter import Inserter, InsertStore
+from service.pipeline.lane import Lane
+from service.pipeline.totals import Totals
 from service.spool.quarantine import Quarantine
 from service.spool.segment import Segment
 from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
-from service.totals import Totals
 
 #: Sealed segments whose rows stay in memory; later ones are read back from disk when their turn comes.
 SEGMENTS_IN_MEMORY = 2
