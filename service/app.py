@@ -14,20 +14,22 @@ from aiohttp import web
 
 from schemas.payload import encode_header
 from schemas.rows import CURRENT
-from service.api import activity, body, health, loss, metrics, pipeline, stats, track
-from service.api.auth import TOKENS
-from service.api.connection import LOAD, Load
-from service.api.cors import CORS, Cors, preflight
+from service.api import activity, health, loss, metrics, pipeline, stats, track
 from service.api.dashboard import routes as dashboard_routes
-from service.api.direct import Way
 from service.api.docs import routes as docs_routes
-from service.api.errors import LEAVING, PATHS, error_middleware, paths_of
 from service.api.flight import SingleFlight
-from service.api.heads import Heads
 from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusals
 from service.api.script import routes as script_routes
 from service.api.state import STATES, WorkerStates
 from service.config import Settings
+from service.edge import body
+from service.edge.access_tokens import Token
+from service.edge.auth import TOKENS
+from service.edge.connection import LOAD, Load
+from service.edge.cors import CORS, Cors, preflight
+from service.edge.fast_path import Way
+from service.edge.middleware import LEAVING, PATHS, error_middleware, paths_of
+from service.edge.request_head import Heads
 from service.errors import StartError
 from service.gauges import read_load, read_parts, read_process, read_states
 from service.monitor import Monitor
@@ -43,7 +45,6 @@ from service.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
 from service.telemetry.status import Status
-from service.tokens import Token
 from service.worker import ALONE, Worker
 
 #: The byte trigger: a segment never outgrows what one INSERT comfortably carries.

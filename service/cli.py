@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, greeting, sockets, tokens, workers
+from service import __version__, cli_quarantine, greeting, workers
 from service.config import WORKERS_MAX, Settings, load, variable
+from service.edge import access_tokens as tokens
+from service.edge import sockets
 from service.errors import StartError, StoreError, start_refused
 from service.spool import rebalance as leftovers
 from service.spool.data_dir import DataDir

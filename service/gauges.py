@@ -5,7 +5,7 @@ import time
 from functools import partial
 
 from service import __version__
-from service.api.connection import Load
+from service.edge.connection import Load
 from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine

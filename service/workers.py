@@ -25,14 +25,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from service import sockets
 from service.config import Settings, variable
+from service.edge import sockets
+from service.edge.access_tokens import Token
 from service.errors import StartError, start_refused
 from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.telemetry import logs
-from service.tokens import Token
 from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
 
 #: Seconds after which a worker that dies is not thought to die again and again.

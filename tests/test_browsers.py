@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service import tokens
+from service.edge import access_tokens as tokens
 from service.origins import parse_origin
 from tests.support.browser import open_browser
 from tests.support.clickhouse import query

@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from schemas.payload import EncodedRows
-from service import sockets, tokens
 from service.api import track
-from service.api.connection import OPTIONS, Connection, Load
-from service.api.direct import DirectConnection
-from service.api.framing import UNKNOWN, follow
-from service.api.heads import REMEMBERED, Heads
-from service.api.listener import Listener
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
+from service.edge import access_tokens as tokens
+from service.edge import sockets
+from service.edge.connection import OPTIONS, Connection, Load
+from service.edge.fast_path import DirectConnection
+from service.edge.framing import UNKNOWN, follow
+from service.edge.listener import Listener
+from service.edge.request_head import REMEMBERED, Heads
 from service.pipeline.rate_limit import RateLimit
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool

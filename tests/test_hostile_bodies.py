@@ -18,7 +18,7 @@ from schemas.nesting import depth
 from schemas.outlines import VALUES_MAX, is_large
 from schemas.parse import parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import INPUT_MAX_BYTES, Invalid
-from service.api.body import _unpack
+from service.edge.body import _unpack
 from service.errors import RequestError
 from tests.support import hostile
 from tests.support.fastapi_peer import VALUES

@@ -14,8 +14,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 import schemas
 import service
-from service import tokens
-from service.api.heads import Heads
+from service.edge import access_tokens as tokens
+from service.edge.request_head import Heads
 from service.store.failures import verdict_on
 from tests.support.service import BATCH, EVENTS, WRITE
 from tests.support.wire import head
@@ -146,5 +146,5 @@ def test_a_regular_expression_takes_time_linear_in_its_text(name: str) -> None:
 
 
 def test_regular_expressions_are_found() -> None:
-    assert "service.api.respond._GIVEN_ID" in FOUND
+    assert "service.edge.responses._GIVEN_ID" in FOUND
     assert len(FOUND) > 10

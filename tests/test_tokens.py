@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import tokens
+from service.edge import access_tokens as tokens
 from service.errors import StartError
 from tests.support.clickhouse import query
 from tests.support.service import STATS, Service

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.auth import authorize
 from service.api.flight import Kept
-from service.api.respond import body_response, iso, json_body
+from service.edge.auth import authorize
+from service.edge.responses import body_response, iso, json_body
 from service.errors import StoreError, StoreUnavailable
 from service.store import Store
 

@@ -6,8 +6,8 @@ from aiohttp import web
 from swagger_ui_bundle import swagger_ui_path
 
 from service import __version__
-from service.api.body import SETTINGS
-from service.api.respond import json_response
+from service.edge.body import SETTINGS
+from service.edge.responses import json_response
 
 #: Only our own files run, and they may call only this service. ``data:`` is for Swagger UI's icons.
 CONTENT_SECURITY_POLICY = (

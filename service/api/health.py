@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from service import __version__
-from service.api.auth import authorize
-from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
+from service.edge.auth import authorize
+from service.edge.responses import iso, json_response
 from service.errors import Forbidden, Unauthorized
 from service.spool.quarantine import Quarantine
 from service.store import Store

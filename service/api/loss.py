@@ -5,11 +5,11 @@ from importlib.resources import files
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.auth import authorize
-from service.api.respond import json_response
 from service.api.state import STATES, Kind, States
 from service.api.stats import FLUSHER
 from service.api.track import WRITER
+from service.edge.auth import authorize
+from service.edge.responses import json_response
 from service.errors import StoreError, StoreUnavailable
 from service.store import Store
 

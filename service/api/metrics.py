@@ -4,12 +4,12 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from service.api.auth import authorize
 from service.api.state import STATES, Kind, States
 from service.config import Settings
+from service.edge.access_tokens import Token, digest
+from service.edge.auth import authorize
 from service.telemetry.exposition import render
 from service.telemetry.metrics import Metrics, Snapshot
-from service.tokens import Token, digest
 
 METRICS: web.AppKey[Metrics] = web.AppKey("metrics", Metrics)
 #: The access token of scrapes, by its hash; empty if they need none.

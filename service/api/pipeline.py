@@ -5,10 +5,10 @@ from typing import Any
 
 from aiohttp import web
 
-from service.api.auth import authorize
 from service.api.metrics import METRICS
-from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
+from service.edge.auth import authorize
+from service.edge.responses import iso, json_response
 from service.telemetry.instruments import Read
 from service.telemetry.metrics import RECENT_SECONDS
 from service.telemetry.recent import quantile

@@ -15,9 +15,9 @@ from aiohttp import web
 
 from schemas.events import Event, EventBatch
 from schemas.refusals import ErrorItem
-from service.api.auth import authorize
-from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
+from service.edge.auth import authorize
+from service.edge.responses import iso, json_response
 
 #: So many kinds of refusals are remembered, and so many characters of a reason.
 MOST = 100

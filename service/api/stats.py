@@ -10,11 +10,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.api.auth import authorize
 from service.api.flight import SingleFlight
-from service.api.respond import iso, json_response
 from service.api.state import STATES, Kind, States
 from service.api.track import WRITER
+from service.edge.auth import authorize
+from service.edge.responses import iso, json_response
 from service.errors import StoreError, StoreUnavailable
 from service.pipeline.flusher import Flusher
 from service.pipeline.totals import Totals

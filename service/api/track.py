@@ -15,11 +15,11 @@ from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_len
 from schemas.payload import EncodedRows
 from schemas.refusals import ErrorItem, Invalid
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
-from service.api.auth import authorize, authorize_by_address
-from service.api.body import read_body
 from service.api.metrics import METRICS
 from service.api.refusals import REFUSALS, partly
-from service.api.respond import body_response, json_body
+from service.edge.auth import authorize, authorize_by_address
+from service.edge.body import read_body
+from service.edge.responses import body_response, json_body
 from service.errors import BadRequest, Shed, SpoolFailed, Unavailable
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.writer import BatchWriter

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from service.api.body import CUT_SHORT
-from service.api.connection import Connection, Load
-from service.api.framing import UNKNOWN, follow
-from service.api.heads import Head, Heads
 from service.api.refusals import Refusals, partly
-from service.api.respond import answer_bytes, json_body, request_id_of
 from service.api.track import Accepted, Intake
+from service.edge.body import CUT_SHORT
+from service.edge.connection import Connection, Load
+from service.edge.framing import UNKNOWN, follow
+from service.edge.request_head import Head, Heads
+from service.edge.responses import answer_bytes, json_body, request_id_of
 from service.errors import BadFraming, BodyTimeout, Overloaded, RequestError, SpoolFailed
 from service.telemetry.metrics import Metrics, Requests
 

@@ -17,17 +17,17 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion10
 
-from service.api.lingering import Lingering
-from service.api.respond import json_response
+from service.edge.lingering import Lingering
+from service.edge.responses import json_response
 from service.errors import Overloaded
 from service.telemetry.logs import Seldom
 
 #: What aiohttp's parser and its connections are told. Its own limits are larger, and some are none.
 OPTIONS: dict[str, Any] = {
     "access_log": None,
-    "auto_decompress": False,  # ours has a limit: see service/api/body.py
+    "auto_decompress": False,  # ours has a limit: see service/edge/body.py
     "keepalive_timeout": 1e9,  # ours is the same on both ways: see ``Connection.outstayed``
-    "lingering_time": 0.0,  # ours does not count as a request: see service/api/lingering.py
+    "lingering_time": 0.0,  # ours does not count as a request: see service/edge/lingering.py
     "max_line_size": 4096,
     "max_field_size": 8190,
     "max_headers": 64,

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import http_parser, web
 
-from service.api.connection import IDLE, OVERDUE, Connection, Load
-from service.api.lingering import Lingering
+from service.edge.connection import IDLE, OVERDUE, Connection, Load
+from service.edge.lingering import Lingering
+from service.edge.sockets import BACKLOG
 from service.errors import StartError
-from service.sockets import BACKLOG
 from service.telemetry.logs import Seldom
 from service.worker import ALONE, CONNECTIONS, Worker
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from aiohttp import web
 
+from service.edge.access_tokens import Scope, Token, digest
 from service.errors import Forbidden, Unauthorized
-from service.tokens import Scope, Token, digest
 
 TOKENS: web.AppKey[Mapping[bytes, Token]] = web.AppKey("tokens", Mapping)
 #: A longer header is refused unhashed.

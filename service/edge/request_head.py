@@ -2,7 +2,7 @@
 
 Of a head there is a ``Head`` only if nothing in it is out of the ordinary: HTTP/1.1 on a kept connection, a known
 token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed. An
-offer to upgrade is ignored, as service/api/framing.py ignores it for aiohttp.
+offer to upgrade is ignored, as service/edge/framing.py ignores it for aiohttp.
 All else is left to aiohttp, which words the refusals. So no rule exists twice: what is read here is a part of what
 aiohttp takes, and a test holds that it means the same there.
 
@@ -13,12 +13,12 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from service.api.auth import check_origin, token_with_scope
-from service.api.cors import Cors
-from service.api.respond import request_id_of
 from service.api.track import IDEMPOTENCY_KEY, prefers_lenient
+from service.edge.access_tokens import Token
+from service.edge.auth import check_origin, token_with_scope
+from service.edge.cors import Cors
+from service.edge.responses import request_id_of
 from service.errors import RequestError
-from service.tokens import Token
 
 #: Heads that are remembered, and how long one may be: together at most 4 MB, and only of clients with a token.
 REMEMBERED, REMEMBERED_MAX_BYTES = 4096, 1024

@@ -11,11 +11,11 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
-from service.api.auth import name_of
-from service.api.cors import add_cors
 from service.api.metrics import METRICS
 from service.api.refusals import REFUSALS, reason_of
-from service.api.respond import REQUEST_ID, error_response, json_response, request_id_of
+from service.edge.auth import name_of
+from service.edge.cors import add_cors
+from service.edge.responses import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
 
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
@@ -69,7 +69,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     if request.app[LEAVING].is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
     elif "Upgrade" in request.headers or request.method == hdrs.METH_CONNECT:
-        # Of an upgrade that service/api/framing.py did not see, aiohttp drops what came with it: what comes next may
+        # Of an upgrade that service/edge/framing.py did not see, aiohttp drops what came with it: what comes next may
         # begin in the middle of a request.
         response.force_close()
     if response.status >= 400:
