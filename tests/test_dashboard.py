@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from service.api.files import STATIC
+from service.api.web.assets import STATIC
 from tests.support import wait_until
 from tests.support.browser import open_browser
 from tests.support.checks import wait_for_health

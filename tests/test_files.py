@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.api.files import has, prefers_gzip
+from service.api.web.assets import has, prefers_gzip
 from tests.support.service import Service
 from tests.test_start import NOWHERE
 

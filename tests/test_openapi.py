@@ -13,8 +13,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from schemas.openapi import document
 from service import __version__
-from service.api.dashboard import routes as dashboard_routes
-from service.api.docs import routes as docs_routes
+from service.api.web.dashboard import routes as dashboard_routes
+from service.api.web.docs import routes as docs_routes
 from service.app import create_app
 from service.config import Settings
 from service.spool.data_dir import DataDir

@@ -8,8 +8,8 @@ from html import escape
 
 from aiohttp import web
 
-from service.api.docs import CONTENT_SECURITY_POLICY
-from service.api.files import STATIC, File
+from service.api.web.assets import STATIC, File
+from service.api.web.docs import CONTENT_SECURITY_POLICY
 
 #: A browser asks each time whether its copy is still good, so that page and scripts are of one version.
 _HEADERS = {"Cache-Control": "no-cache"}

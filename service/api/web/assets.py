@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import ETag, web
 
-STATIC = Path(__file__).parents[1] / "static"
+STATIC = Path(__file__).parents[2] / "static"
 #: An entity tag, weak or not, as RFC 9110 has it; what is between the quotes.
 _TAG = re.compile(r'(?:W/)?"([!\x23-\x7e\x80-\xff]*)"')
 _WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from service.api.files import STATIC, File
+from service.api.web.assets import STATIC, File
 
 _HEADERS = {
     "Cache-Control": "public, max-age=600",  # a fix reaches pages within ten minutes
