@@ -14,10 +14,11 @@ from aiohttp import web
 
 from schemas.payload import encode_header
 from schemas.rows import CURRENT
-from service.api import activity, health, loss, metrics, pipeline, stats, track
-from service.api.flight import SingleFlight
+from service.api import activity, health, loss, metrics, pipeline, stats
+from service.api import ingest as track
+from service.api.peers import STATES, WorkerStates
 from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusals
-from service.api.state import STATES, WorkerStates
+from service.api.single_flight import SingleFlight
 from service.api.web.dashboard import routes as dashboard_routes
 from service.api.web.docs import routes as docs_routes
 from service.api.web.tracker import routes as script_routes

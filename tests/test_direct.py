@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from schemas.payload import EncodedRows
-from service.api import track
+from service.api import ingest as track
 from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
 from service.edge import access_tokens as tokens

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.api.flight import Kept, SingleFlight
+from service.api.single_flight import Kept, SingleFlight
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.proxy import Proxy

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from service.api.peers import States
 from service.api.pipeline import PIPELINE
-from service.api.state import States
 from tests.support import wait_until
 from tests.support.proxy import Proxy
 from tests.support.service import PIPELINE as PATH

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from schemas.events import Event, EventBatch
 from schemas.parse import parse_batch, parse_event
 from schemas.refusals import Invalid
+from service.api.peers import States
 from service.api.refusals import MOST, REASON_MAX_LENGTH, REFUSALS_OF_ALL, Refusals, reason_of
-from service.api.state import States
 from tests.support import wait_until
 from tests.support.disk import Disk
 from tests.support.service import BATCH, EVENTS, READ, STATS, WRITE, Service, compressed

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.flight import Kept
+from service.api.single_flight import Kept
 from service.edge.auth import authorize
 from service.edge.responses import body_response, iso, json_body
 from service.errors import StoreError, StoreUnavailable

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from service import __version__
-from service.api.state import STATES, Kind, States
-from service.api.track import WRITER
+from service.api.ingest import WRITER
+from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
 from service.edge.responses import iso, json_response
 from service.errors import Forbidden, Unauthorized

@@ -5,9 +5,9 @@ from importlib.resources import files
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.state import STATES, Kind, States
+from service.api.ingest import WRITER
+from service.api.peers import STATES, Kind, States
 from service.api.stats import FLUSHER
-from service.api.track import WRITER
 from service.edge.auth import authorize
 from service.edge.responses import json_response
 from service.errors import StoreError, StoreUnavailable

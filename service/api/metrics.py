@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from service.api.state import STATES, Kind, States
+from service.api.peers import STATES, Kind, States
 from service.config import Settings
 from service.edge.access_tokens import Token, digest
 from service.edge.auth import authorize

@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 
 from service.api.metrics import METRICS
-from service.api.state import STATES, Kind, States
+from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
 from service.edge.responses import iso, json_response
 from service.telemetry.instruments import Read

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from schemas.events import Event, EventBatch
 from schemas.refusals import ErrorItem
-from service.api.state import STATES, Kind, States
+from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
 from service.edge.responses import iso, json_response
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.api.flight import SingleFlight
-from service.api.state import STATES, Kind, States
-from service.api.track import WRITER
+from service.api.ingest import WRITER
+from service.api.peers import STATES, Kind, States
+from service.api.single_flight import SingleFlight
 from service.edge.auth import authorize
 from service.edge.responses import iso, json_response
 from service.errors import StoreError, StoreUnavailable

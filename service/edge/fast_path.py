@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from service.api.ingest import Accepted, Intake
 from service.api.refusals import Refusals, partly
-from service.api.track import Accepted, Intake
 from service.edge.body import CUT_SHORT
 from service.edge.connection import Connection, Load
 from service.edge.framing import UNKNOWN, follow

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from service.api.track import IDEMPOTENCY_KEY, prefers_lenient
+from service.api.ingest import IDEMPOTENCY_KEY, prefers_lenient
 from service.edge.access_tokens import Token
 from service.edge.auth import check_origin, token_with_scope
 from service.edge.cors import Cors

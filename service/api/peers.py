@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import orjson
 from aiohttp import web
 
-from service.api.flight import SingleFlight
+from service.api.single_flight import SingleFlight
 from service.worker import Worker
 
 #: Seconds that a sibling has to answer. Under full load its event loop takes a tenth of that for a turn.
