@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, greeting, workers
+from service import __version__, cli_quarantine, greeting
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
 from service.edge import sockets
 from service.errors import StartError, StoreError, start_refused
+from service.server import supervisor as workers
 from service.spool import rebalance as leftovers
 from service.spool.data_dir import DataDir
 from service.spool.disk import replace_durably
@@ -149,7 +150,7 @@ def _serve_alone(
     listening = sockets.bind(settings)
     gc.disable()  # a fifth of the time of loading what follows; the server enables it when it is ready
     # Imported here: `analytics token` and `--help` answer at once without it, and so does a start that can't be.
-    from service import server
+    from service.server import run as server
 
     def tell(report: str) -> None:
         if report == "ready":
@@ -196,7 +197,7 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 async def _migrate_now(settings: Settings) -> int:
-    from service.server import store_refused
+    from service.server.run import store_refused
     from service.store import Store
 
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")

@@ -20,7 +20,6 @@ from multidict import CIMultiDict
 
 from schemas.payload import EncodedRows
 from service.api import ingest as track
-from service.app import announce_stop, create_app, direct_way
 from service.config import Settings
 from service.edge import access_tokens as tokens
 from service.edge import sockets
@@ -30,6 +29,7 @@ from service.edge.framing import UNKNOWN, follow
 from service.edge.listener import Listener
 from service.edge.request_head import REMEMBERED, Heads
 from service.pipeline.rate_limit import RateLimit
+from service.server.app import announce_stop, create_app, direct_way
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
 from service.store import Store

@@ -16,8 +16,8 @@ import pytest
 from schemas.openapi import document
 from schemas.rows import COLUMNS, CORRECTED_TIMESTAMP
 from service import errors
-from service.app import create_app
 from service.config import Settings, variable
+from service.server.app import create_app
 from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import parse_dsn

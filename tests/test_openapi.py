@@ -15,8 +15,8 @@ from schemas.openapi import document
 from service import __version__
 from service.api.web.dashboard import routes as dashboard_routes
 from service.api.web.docs import routes as docs_routes
-from service.app import create_app
 from service.config import Settings
+from service.server.app import create_app
 from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import parse_dsn

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 import service.cli
-import service.server  # what `serve` imports late
+import service.server.run  # what `serve` imports late
 from tests.support import disk_calls, wait_until
 from tests.support.disk_calls import Fault
 from tests.support.service import Service

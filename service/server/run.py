@@ -12,7 +12,6 @@ from functools import partial
 
 from aiohttp import web
 
-from service.app import announce_stop, create_app, direct_way
 from service.config import Settings, variable
 from service.edge import access_tokens as tokens
 from service.edge.connection import LOAD, Load
@@ -20,6 +19,7 @@ from service.edge.fast_path import DirectConnection
 from service.edge.listener import Listener, connections_limit, require_c_parser
 from service.edge.sockets import cannot_listen
 from service.errors import StartError, StoreError
+from service.server.app import announce_stop, create_app, direct_way
 from service.spool.data_dir import DataDir
 from service.store import Store
 from service.store.dsn import Target

@@ -32,13 +32,13 @@ from service.edge.fast_path import Way
 from service.edge.middleware import LEAVING, PATHS, error_middleware, paths_of
 from service.edge.request_head import Heads
 from service.errors import StartError
-from service.gauges import read_load, read_parts, read_process, read_states
-from service.monitor import Monitor
 from service.pipeline.dedup_lock import DedupLock
 from service.pipeline.flusher import Flusher
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.totals import Totals
 from service.pipeline.writer import BatchWriter, Limits
+from service.server.gauges import read_load, read_parts, read_process, read_states
+from service.server.monitor import Monitor
 from service.spool.data_dir import DataDir, spool_of
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool

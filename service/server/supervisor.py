@@ -159,7 +159,7 @@ class Supervisor:
             worker = Worker(child.number, len(self._children), self._board)
             logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
             gc.disable()  # the server enables it when it is ready
-            from service import server
+            from service.server import run as server
 
             def tell(report: str) -> None:
                 line = " ".join(f"{child.number} {report}".splitlines()).encode(errors="backslashreplace")
