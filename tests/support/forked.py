@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 from typing import IO
 
-import service.cli
+import service.cli.main
 import service.server.run  # what `serve` imports late
 from tests.support import disk_calls, wait_until
 from tests.support.disk_calls import Fault
@@ -80,7 +80,7 @@ class ForkedService(Service):
             if self.strace:
                 wait_until(_is_traced)
             disk_calls.install(self.data, self.fault, self.calls)
-            code = service.cli.main(["serve"])
+            code = service.cli.main.main(["serve"])
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
         except BaseException:

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service import __version__, cli_quarantine, greeting
+from service import __version__
+from service.cli import banner as greeting
+from service.cli import quarantine as cli_quarantine
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
 from service.edge import sockets

@@ -1,0 +1,1 @@
+"""The commands; changes with operators."""
