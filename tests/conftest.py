@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
-from service.store import Store
 from service.store.dsn import Target, parse_dsn
+from service.store.store import Store
 from tests.support.clickhouse import ClickHouseServer, query
 from tests.support.disk import Disk
 from tests.support.proxy import Proxy

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.activity import ACTIVITY_SQL, SPANS, TOP_NAMES_SQL, activity
-from service.store import Store
+from service.store.store import Store
 from tests.support import wait_until
 from tests.support.proxy import Proxy
 from tests.support.rows import insert, rows_of

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from service.errors import Misconfigured, Rejected, Retryable
-from service.store import Store
 from service.store.dsn import Target, parse_dsn
+from service.store.store import Store
 from tests.support import wait_until
 from tests.support.clickhouse import USERS, ClickHouseServer, query
 from tests.support.rows import count, insert, rows_of
 from tests.support.service import HEALTH, READ, WRITE, Service, patched
 
-EAGER = patched("service.store.CHECKED_EVERY = 0.2")
+EAGER = patched("service.store.store.CHECKED_EVERY = 0.2")
 
 
 async def warnings_after(target: Target, *changes: str) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ from service.pipeline.rate_limit import RateLimit
 from service.server.app import announce_stop, create_app, direct_way
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 from tests.support.wire import BODY, connect, exchange, head, post, resident_bytes, statuses
 

@@ -19,8 +19,8 @@ from service import errors
 from service.config import Settings, variable
 from service.server.app import create_app
 from service.spool.data_dir import DataDir
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from service.telemetry.metrics import Metrics
 from tests.support.clickhouse import query
 from tests.support.service import READ, WRITE, Service

@@ -13,7 +13,7 @@ from tests.support.service import HEALTH, STATS, Service, patched
 
 Make = Callable[..., Service]
 #: An insert is given up after a second and not after a minute, and tried again soon.
-IMPATIENT = patched("service.store.INSERT_TIMEOUT = 1.0; service.pipeline.lane.BACKOFF_MAX = 0.2")
+IMPATIENT = patched("service.store.store.INSERT_TIMEOUT = 1.0; service.pipeline.lane.BACKOFF_MAX = 0.2")
 
 
 def page(status: str, body: str, *headers: str) -> str:

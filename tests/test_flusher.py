@@ -21,7 +21,7 @@ from service.pipeline.totals import Totals
 from service.spool.quarantine import Quarantine
 from service.spool.segment import Segment
 from service.spool.spool import Spool
-from service.store import Store
+from service.store.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 from service.worker import ALONE

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from schemas.events import SEQUENCE_MAX
 from service.api.loss import LOSS_SQL, PENDING
 from service.api.peers import States
-from service.store import Store
+from service.store.store import Store
 from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.rows import insert, rows_of

@@ -10,9 +10,9 @@ from schemas.payload import Header
 from schemas.rows import CURRENT
 from service.api.loss import LOSS_SQL
 from service.errors import Misconfigured
-from service.store import Store
 from service.store.dsn import parse_dsn
 from service.store.migrations import Migration, migrate, shipped
+from service.store.store import Store
 from tests.support.rows import encoded, insert, rows_of
 
 FIRST = Migration(1, "0001_first.sql", "CREATE TABLE IF NOT EXISTS one (n UInt8) ENGINE = MergeTree ORDER BY n")

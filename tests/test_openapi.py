@@ -18,8 +18,8 @@ from service.api.web.docs import routes as docs_routes
 from service.config import Settings
 from service.server.app import create_app
 from service.spool.data_dir import DataDir
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from tests.support.service import Service
 
 CONTRACT = json.loads(Path(__file__).with_name("contract").joinpath("openapi.json").read_text("utf-8"))

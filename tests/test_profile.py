@@ -15,9 +15,9 @@ from schemas.parse import parse_batch
 from schemas.payload import Rows
 from schemas.rows import CURRENT, make_rows
 from service.errors import Misconfigured, StoreError
-from service.store import Store
 from service.store.dsn import parse_dsn
 from service.store.settings import LIMITS
+from service.store.store import Store
 from tests.support.clickhouse import ClickHouseServer
 
 NOW = time.time_ns() // 1000

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import Misconfigured
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from tests.support import wait_until
 from tests.support.checks import wait_for_health
 from tests.support.clickhouse import ClickHouseServer, query
@@ -17,7 +17,7 @@ from tests.support.service import Service, patched
 from tests.test_start import refused, run
 
 DOCS = Path(__file__).parents[1] / "docs" / "operations.md"
-EAGER = patched("service.pipeline.lane.BACKOFF_MAX_MISCONFIGURED = 0.5; service.store.CHECKED_EVERY = 0.2")
+EAGER = patched("service.pipeline.lane.BACKOFF_MAX_MISCONFIGURED = 0.5; service.store.store.CHECKED_EVERY = 0.2")
 ID = "0197f2a0-0000-7000-8000-000000000001"
 
 

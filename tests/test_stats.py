@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.api.stats import STATS_SQL
-from service.store import Store
+from service.store.store import Store
 from tests.support.checks import check
 from tests.support.load import Load
 from tests.support.rows import insert, rows_of

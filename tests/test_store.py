@@ -15,10 +15,10 @@ from schemas.parse import ParsedBatch
 from schemas.payload import EncodedRows, Header
 from schemas.rows import CLOCK_SKEW_TOLERANCE, COLUMNS, CORRECTED_TIMESTAMP, CURRENT, SEGMENT, make_rows
 from service.errors import Misconfigured, Rejected, Retryable, ViewFailed
-from service.store import Store
 from service.store.dsn import Target, parse_dsn
 from service.store.failures import verdict_on
 from service.store.migrations import shipped
+from service.store.store import Store
 from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.fastapi_peer import microseconds
 from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of

@@ -12,9 +12,10 @@ from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT, make_rows
 from service.errors import Misconfigured, Rejected, Retryable
-from service.store import Store, engines
+from service.store import engines
 from service.store.dsn import parse_dsn
 from service.store.engines import InsertOptions
+from service.store.store import Store
 from tests.support.clickhouse import USERS, ClickHouseServer, query
 from tests.support.proxy import Proxy
 from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of

@@ -14,7 +14,7 @@ from service.api.single_flight import Kept
 from service.edge.auth import authorize
 from service.edge.responses import body_response, iso, json_body
 from service.errors import StoreError, StoreUnavailable
-from service.store import Store
+from service.store.store import Store
 
 ACTIVITY_SQL, TOP_NAMES_SQL = (
     files("schemas").joinpath("sql", name).read_text("utf-8") for name in ("activity.sql", "top_names.sql")

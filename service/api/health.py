@@ -12,7 +12,7 @@ from service.edge.auth import authorize
 from service.edge.responses import iso, json_response
 from service.errors import Forbidden, Unauthorized
 from service.spool.quarantine import Quarantine
-from service.store import Store
+from service.store.store import Store
 from service.telemetry.status import Status
 
 

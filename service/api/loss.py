@@ -11,7 +11,7 @@ from service.api.stats import FLUSHER
 from service.edge.auth import authorize
 from service.edge.responses import json_response
 from service.errors import StoreError, StoreUnavailable
-from service.store import Store
+from service.store.store import Store
 
 STORE: web.AppKey[Store] = web.AppKey("store", Store)
 LOSS_SQL = files("schemas").joinpath("sql", "loss.sql").read_text("utf-8")

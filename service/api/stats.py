@@ -20,7 +20,7 @@ from service.pipeline.flusher import Flusher
 from service.pipeline.totals import Totals
 from service.spool.data_dir import spool_of
 from service.spool.rebalance import rows_in
-from service.store import Store
+from service.store.store import Store
 from service.worker import Worker
 
 Counts = list[tuple[str, int, int, int]]

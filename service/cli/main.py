@@ -200,7 +200,7 @@ def _migrate(options: argparse.Namespace) -> int:
 
 async def _migrate_now(settings: Settings) -> int:
     from service.server.run import store_refused
-    from service.store import Store
+    from service.store.store import Store
 
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")
     data = DataDir(settings.data_dir) if target.embedded else None

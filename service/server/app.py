@@ -42,7 +42,7 @@ from service.server.monitor import Monitor
 from service.spool.data_dir import DataDir, spool_of
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool
-from service.store import Store
+from service.store.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
 from service.telemetry.status import Status

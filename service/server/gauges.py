@@ -10,7 +10,7 @@ from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool
-from service.store import Store
+from service.store.store import Store
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage

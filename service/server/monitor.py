@@ -17,7 +17,7 @@ from service.errors import Misconfigured, StoreError
 from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.spool.spool import Spool
-from service.store import Store
+from service.store.store import Store
 from service.telemetry.logs import Seldom
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage

@@ -21,8 +21,8 @@ from service.edge.sockets import cannot_listen
 from service.errors import StartError, StoreError
 from service.server.app import announce_stop, create_app, direct_way
 from service.spool.data_dir import DataDir
-from service.store import Store
 from service.store.dsn import Target
+from service.store.store import Store
 from service.worker import ALONE, Worker
 
 _log = logging.getLogger(__name__)

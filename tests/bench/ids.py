@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from tests.bench.targets import markdown
 from tests.support.clickhouse import ClickHouseServer, query
 

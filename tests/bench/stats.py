@@ -26,8 +26,8 @@ import service.store
 from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT, make_rows
-from service.store import Store
 from service.store.dsn import parse_dsn
+from service.store.store import Store
 from tests.bench.corpus import batch_bodies
 from tests.bench.targets import SEED, clickhouse, markdown, percentiles, stay_on_load_core
 from tests.bench.targets import service as running
@@ -65,7 +65,7 @@ SETTINGS max_partitions_per_insert_block = 0
 
 async def fill(dsn: str, folder: Path, rows: int) -> None:
     """Add rows to the table until it has so many, and let it merge."""
-    service.store.QUERY_TIMEOUT = INSERT_TIMEOUT
+    service.store.store.QUERY_TIMEOUT = INSERT_TIMEOUT
     store = Store(parse_dsn(dsn, folder), migrating=True)
     await store.prepare()
     start = int((await store.query("SELECT count() FROM events"))[0][0])

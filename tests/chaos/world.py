@@ -24,7 +24,7 @@ OTHER = "other"
 #: run. By RUNS_AT_MOST it must have ended: the longest pause and the latest body are shorter.
 RUNS_AT_MOST, LATE_BODY = 15, 6
 IMPATIENT = patched(
-    "service.store.INSERT_TIMEOUT = 2.0; service.pipeline.lane.BACKOFF_MAX = 0.5;"
+    "service.store.store.INSERT_TIMEOUT = 2.0; service.pipeline.lane.BACKOFF_MAX = 0.5;"
     " service.pipeline.view_filler.BACKOFF_MAX = 1.0;"
     f" import service.pipeline.inserter; service.pipeline.inserter.RUNS_AT_MOST = {RUNS_AT_MOST}"
 )

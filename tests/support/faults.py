@@ -15,7 +15,7 @@ SHORT_MEMORY = "ALTER TABLE events MODIFY SETTING non_replicated_deduplication_w
 
 #: Waits are shorter, and an INSERT that nobody heard of has ended sooner.
 IMPATIENT = patched(
-    "import service.pipeline.inserter as i, service.pipeline.lane as l; service.store.INSERT_TIMEOUT = 1.0;"
+    "import service.pipeline.inserter as i, service.pipeline.lane as l; service.store.store.INSERT_TIMEOUT = 1.0;"
     " i.RUNS_AT_MOST = l.RUNS_AT_MOST = 1.5; l.BACKOFF_MAX = 0.3; l.BACKOFF_MAX_UNHEARD = 6.0"
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 from schemas.parse import parse_batch
 from schemas.payload import EncodedRows, Header, Rows, encode_rows
 from schemas.rows import CURRENT, Row, make_rows
-from service.store import Store
+from service.store.store import Store
 
 RECEIVED_AT = 1_795_552_504_123_456
 
