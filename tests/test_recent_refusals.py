@@ -14,7 +14,8 @@ from schemas.events import Event, EventBatch
 from schemas.parse import parse_batch, parse_event
 from schemas.refusals import Invalid
 from service.api.peers import States
-from service.api.refusals import MOST, REASON_MAX_LENGTH, REFUSALS_OF_ALL, Refusals, reason_of
+from service.api.refusals import REFUSALS_OF_ALL
+from service.telemetry.refusals import MOST, REASON_MAX_LENGTH, Refusals, reason_of
 from tests.support import wait_until
 from tests.support.disk import Disk
 from tests.support.service import BATCH, EVENTS, READ, STATS, WRITE, Service, compressed

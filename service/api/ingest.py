@@ -1,157 +1,21 @@
 """Events in: validate, make durable, acknowledge."""
 
-import asyncio
-import re
-import time
-from collections.abc import Callable, Iterable, Mapping, Set
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import lru_cache, partial
-from typing import NamedTuple, TypeVar
-
 from aiohttp import web
 
-from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
-from schemas.payload import EncodedRows
-from schemas.refusals import ErrorItem, Invalid
-from schemas.rows import derive_event_id, first_id, id_text, make_rows
+from schemas.parse import parse_batch_leniently, parse_event
+from schemas.refusals import Invalid
 from service.api.metrics import METRICS
-from service.api.refusals import REFUSALS, partly
+from service.api.refusals import REFUSALS
 from service.edge.auth import authorize, authorize_by_address
 from service.edge.body import read_body
-from service.edge.responses import body_response, json_body
-from service.errors import BadRequest, Shed, SpoolFailed, Unavailable
-from service.pipeline.rate_limit import RateLimit
+from service.edge.request_head import IDEMPOTENCY_KEY, prefers_lenient
+from service.edge.responses import json_response
+from service.errors import BadRequest
+from service.pipeline.intake import Accepted, Intake, batch_parser
 from service.pipeline.writer import BatchWriter
+from service.telemetry.refusals import partly
 
 WRITER: web.AppKey[BatchWriter] = web.AppKey("writer", BatchWriter)
-#: A larger body is parsed on a thread, since the worst of that size take as long as hundreds of usual requests.
-AT_ONCE_MAX_BYTES = 2**18
-IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
-
-
-Parsed = TypeVar("Parsed")
-
-
-class Accepted(NamedTuple):
-    """What a request brought: rows to be made durable, and the answer that is true once they are.
-
-    ``refused`` are the events of a batch request that were not taken: how many, by why.
-    """
-
-    rows: EncodedRows
-    body: bytes
-    headers: Mapping[str, str] = {}
-    refused: Mapping[str, int] = {}
-
-
-class Intake:
-    """Turns bodies into rows and answers, and keeps the rows.
-
-    ``key`` is the Idempotency-Key; ``source`` is the name of the token, which is charged for what is kept, and for
-    nothing else.
-    """
-
-    def __init__(self, writer: BatchWriter, rate_limit: RateLimit | None) -> None:
-        self.writer = writer
-        self.rate_limit = rate_limit
-        self._parser = ThreadPoolExecutor(1, "parser")  # one: several would make the event loop wait for each in turn
-
-    def check_rate(self, source: str) -> None:
-        """Raise RateLimited if this token must wait."""
-        if self.rate_limit:
-            self.rate_limit.check(source)
-
-    def event(self, source: str, body: bytes, key: str | None = None) -> Accepted:
-        """One event, parsed at once. Raises Invalid, RequestError."""
-        return self.accept_event(source, parse_event(body), key)
-
-    def accept_event(self, source: str, event: ParsedEvent, key: str | None = None) -> Accepted:
-        """One event. Raises RequestError."""
-        if event.priority in self.writer.shed_priorities():
-            raise Shed(retry_after=self.writer.seconds_to_room())
-        now = time.time_ns() // 1000
-        rows = make_rows(ParsedBatch([event]), source=source, received_at=now, derived_ids=_derived(source, key, [0]))
-        ack = {
-            "success": True,
-            "event_id": id_text(first_id(rows)),
-            "message": "Event accepted",
-            "timestamp": _iso(now),
-        }
-        return Accepted(rows, json_body(ack))
-
-    def batch(self, source: str, body: bytes, key: str | None = None, *, lenient: bool = False) -> Accepted:
-        """Up to 100 events, parsed at once. Raises Invalid, RequestError."""
-        return self.accept_batch(source, *_batch_parser(lenient)(body), key, lenient=lenient)
-
-    def accept_batch(
-        self, source: str, batch: ParsedBatch, errors: list[ErrorItem], key: str | None = None, *, lenient: bool = False
-    ) -> Accepted:
-        """The valid events of a batch, with the ``errors`` of the others. Raises RequestError.
-
-        Near the spool's cap, those of the priorities that are still taken: there may be no rows.
-        """
-        invalid = {item["loc"][2] for item in errors}
-        received = len(batch.events) + len(invalid)
-        places = [place for place in range(received) if place not in invalid]
-        headers = {"Preference-Applied": "handling=lenient"} if lenient else {}
-        refused_by = {"invalid": len(invalid)} if invalid else {}
-        if shed := self.writer.shed_priorities():
-            retry_after = Shed(retry_after=self.writer.seconds_to_room())
-            places, refused = _shed(batch, places, shed)
-            if refused and not places:
-                raise retry_after
-            if refused:
-                errors += refused
-                headers |= retry_after.headers
-                refused_by["shed"] = len(refused)
-        now = time.time_ns() // 1000
-        rows = make_rows(batch, source=source, received_at=now, derived_ids=_derived(source, key, places))
-        failed = received - len(rows)
-        ack = {
-            "success": bool(rows),
-            "events_received": received,
-            "events_queued": len(rows),
-            "events_failed": failed,
-            "message": f"{failed} of {received} events were not taken" if failed else "Batch accepted",
-            "timestamp": _iso(now),
-        }
-        return Accepted(rows, json_body(ack | ({"errors": errors} if errors else {})), headers, refused_by)
-
-    async def parse(self, parser: Callable[[bytes], Parsed], body: bytes) -> Parsed:
-        """What the parser makes of the body: on a thread if it may take long. Raises Invalid."""
-        if len(body) <= AT_ONCE_MAX_BYTES:
-            return parser(body)
-        return await asyncio.get_running_loop().run_in_executor(self._parser, parser, body)
-
-    async def add(self, source: str, rows: EncodedRows, size: int) -> None:
-        """As ``BatchWriter.add``."""
-        self._charge(source, len(rows))
-        try:
-            await self.writer.add(rows, size)
-        except Unavailable:
-            self._charge(source, -len(rows))
-            raise
-
-    def put(self, source: str, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
-        """As ``BatchWriter.put``."""
-        if self.rate_limit:
-            done = partial(self._settled, source, len(rows), done)
-        self.writer.put(rows, size, done)
-        self._charge(source, len(rows))
-
-    def _settled(
-        self, source: str, events: int, done: Callable[[SpoolFailed | None], object], error: SpoolFailed | None
-    ) -> None:
-        if error:
-            self._charge(source, -events)
-        done(error)
-
-    def _charge(self, source: str, events: int) -> None:
-        if self.rate_limit:
-            self.rate_limit.take(source, events)
-
-
 INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
 
 
@@ -170,7 +34,7 @@ async def track_batch(request: web.Request) -> web.Response:
     body, key = await _receive(request, source)
     lenient = prefers_lenient(request.headers.getall("Prefer", ()))
     intake = request.app[INTAKE]
-    batch, errors = await intake.parse(_batch_parser(lenient), body)
+    batch, errors = await intake.parse(batch_parser(lenient), body)
     return await _keep(request, source, intake.accept_batch(source, batch, errors, key, lenient=lenient), len(body))
 
 
@@ -204,49 +68,4 @@ async def _keep(request: web.Request, source: str, accepted: Accepted, size: int
     if accepted.refused:
         request.app[METRICS].events_not_taken(accepted.refused)
         request.app[REFUSALS].add(request.method, request.path, 200, partly(accepted.refused), source)
-    return body_response(accepted.body, headers=accepted.headers)
-
-
-def _batch_parser(lenient: bool) -> Callable[[bytes], tuple[ParsedBatch, list[ErrorItem]]]:
-    return parse_batch_leniently if lenient else _parse_whole_batch
-
-
-def _parse_whole_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
-    return parse_batch(body), []
-
-
-def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[int], list[ErrorItem]]:
-    """Take the events of these priorities out of the batch; the places of the others, and why these were refused."""
-    kept, errors = [], []
-    for event, place in zip(batch.events, places, strict=True):
-        if event.priority in shed:
-            reason = f"The spool is nearly full, and events of priority {event.priority} are not taken"
-            errors.append({"type": "shed", "loc": ["body", "events", place], "msg": reason, "input": event.priority})
-        else:
-            kept.append(place)
-    batch.events = [event for event in batch.events if event.priority not in shed]
-    return kept, errors
-
-
-def _derived(source: str, key: str | None, places: list[int]) -> list[bytes] | None:
-    """The ids of a request with an Idempotency-Key: by it, the client's token and the places of the events."""
-    return None if key is None else [derive_event_id(source, key, place) for place in places]
-
-
-def prefers_lenient(prefer: Iterable[str]) -> bool:
-    """Whether these headers have the preference handling=lenient (RFC 7240); of one given twice the first counts."""
-    for header in prefer:
-        for preference in header.split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            if name.strip().lower() == "handling":
-                return value.strip().strip('"').lower() == "lenient"
-    return False
-
-
-def _iso(microseconds: int) -> str:
-    return _iso_of_millisecond(microseconds // 1000)
-
-
-@lru_cache(maxsize=256)  # under load many requests share a millisecond
-def _iso_of_millisecond(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json_response(accepted.answer, headers=accepted.headers)

@@ -18,15 +18,15 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from service.api.ingest import Accepted, Intake
-from service.api.refusals import Refusals, partly
 from service.edge.body import CUT_SHORT
 from service.edge.connection import Connection, Load
 from service.edge.framing import UNKNOWN, follow
 from service.edge.request_head import Head, Heads
 from service.edge.responses import answer_bytes, json_body, request_id_of
 from service.errors import BadFraming, BodyTimeout, Overloaded, RequestError, SpoolFailed
+from service.pipeline.intake import Accepted, Intake
 from service.telemetry.metrics import Metrics, Requests
+from service.telemetry.refusals import Refusals, partly
 
 #: What a client may send ahead while its request is on the way to disk; beyond, we stop reading.
 AHEAD_MAX_BYTES = 2**16
@@ -192,7 +192,7 @@ class DirectConnection(Connection):
             return  # the client is gone
         request_id = head.request_id or request_id_of(None)
         if isinstance(what, Accepted):
-            status, body, headers, closes = 200, what.body, what.headers, False
+            status, body, headers, closes = 200, json_body(what.answer), what.headers, False
             if what.refused:
                 self._way.metrics.events_not_taken(what.refused)
                 self._note(head, status, partly(what.refused))

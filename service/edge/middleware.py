@@ -12,11 +12,12 @@ from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
 from service.api.metrics import METRICS
-from service.api.refusals import REFUSALS, reason_of
+from service.api.refusals import REFUSALS
 from service.edge.auth import name_of
 from service.edge.cors import add_cors
 from service.edge.responses import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
+from service.telemetry.refusals import reason_of
 
 LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
 #: The paths that there are, by their plain form: see ``paths_of``.

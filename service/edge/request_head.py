@@ -10,16 +10,16 @@ A client sends the same bytes again and again, but for the length of the body: t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from service.api.ingest import IDEMPOTENCY_KEY, prefers_lenient
 from service.edge.access_tokens import Token
 from service.edge.auth import check_origin, token_with_scope
 from service.edge.cors import Cors
 from service.edge.responses import request_id_of
 from service.errors import RequestError
 
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 #: Heads that are remembered, and how long one may be: together at most 4 MB, and only of clients with a token.
 REMEMBERED, REMEMBERED_MAX_BYTES = 4096, 1024
 _HEADERS_MAX, _NAME_MAX_BYTES, _VALUE_MAX_BYTES = 60, 100, 4000
@@ -127,3 +127,13 @@ def _is_kept(options: bytes) -> bool:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")  # as aiohttp does
+
+
+def prefers_lenient(prefer: Iterable[str]) -> bool:
+    """Whether these headers have the preference handling=lenient (RFC 7240); of one given twice the first counts."""
+    for header in prefer:
+        for preference in header.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            if name.strip().lower() == "handling":
+                return value.strip().strip('"').lower() == "lenient"
+    return False

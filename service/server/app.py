@@ -17,7 +17,7 @@ from schemas.rows import CURRENT
 from service.api import activity, health, loss, metrics, pipeline, stats
 from service.api import ingest as track
 from service.api.peers import STATES, WorkerStates
-from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, Refusals, get_refusals
+from service.api.refusals import REFUSALS, REFUSALS_OF_ALL, get_refusals
 from service.api.single_flight import SingleFlight
 from service.api.web.dashboard import routes as dashboard_routes
 from service.api.web.docs import routes as docs_routes
@@ -34,6 +34,7 @@ from service.edge.request_head import Heads
 from service.errors import StartError
 from service.pipeline.dedup_lock import DedupLock
 from service.pipeline.flusher import Flusher
+from service.pipeline.intake import AT_ONCE_MAX_BYTES, Intake
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.totals import Totals
 from service.pipeline.writer import BatchWriter, Limits
@@ -45,6 +46,7 @@ from service.spool.spool import Spool
 from service.store.store import Store
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import Usage
+from service.telemetry.refusals import Refusals
 from service.telemetry.status import Status
 from service.worker import ALONE, Worker
 
@@ -127,7 +129,7 @@ def create_app(
         usage = Usage(data.folder)
         monitor = Monitor(worker, spool, writer, flusher, store, clickhouse_status, counts, usage)
         app[stats.FLUSHER], app[track.WRITER] = flusher, writer
-        app[track.INTAKE] = track.Intake(writer, rate_limit)
+        app[track.INTAKE] = Intake(writer, rate_limit)
         read_parts(counts, writer, flusher, spool, quarantine, store)
         read_load(counts, app[LOAD])
         read_states(counts, spool_status, clickhouse_status)
@@ -165,7 +167,7 @@ def direct_way(app: web.Application) -> Way:
     heads = Heads(dict(zip(paths, (True, False), strict=True)), app[TOKENS], app[CORS])
     counts = app[metrics.METRICS]
     single, batch = (counts.requests("POST", path) for path in paths)
-    limits = min(settings.max_body_bytes, track.AT_ONCE_MAX_BYTES), settings.body_timeout
+    limits = min(settings.max_body_bytes, AT_ONCE_MAX_BYTES), settings.body_timeout
     return Way(heads, app[track.INTAKE], counts, app[REFUSALS], *paths, single, batch, app[LEAVING], *limits)
 
 
