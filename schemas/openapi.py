@@ -18,13 +18,15 @@ from schemas.responses import (
     Stats,
     ValidationErrorBody,
 )
+from schemas.routes import ROUTES
 
 _MODELS = (
     *(Event, EventBatch, EventAck, BatchAck, Stats, Activity, Pipeline, Refusals, Loss),
     *(ValidationErrorBody, ErrorBody, Health, Probe),
 )
-_IN_ADDRESS: list[dict[str, list[str]]] = [{"BeaconToken": []}]
-_BEARER: list[dict[str, list[str]]] = [{"HTTPBearer": []}]
+_Security = list[dict[str, list[str]]]
+_IN_ADDRESS: _Security = [{"BeaconToken": []}]
+_BEARER: _Security = [{"HTTPBearer": []}]
 _PREFER = {
     "name": "Prefer",
     "in": "header",
@@ -69,6 +71,9 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
     """The OpenAPI 3.1 document of this version of the service, its routes under ``prefix``."""
     _, schemas = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_ref("{model}"))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.under(prefix), {})[route.method.lower()] = _OPERATIONS[route.operation]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,64 +82,7 @@ def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
             "description": "Platform analytics: events in, counts out.",
             "x-service-version": version,
         },
-        "paths": {
-            prefix: {"post": _post("track_event", "Track Event", "Event", "EventAck", parameters=[_KEY])},
-            f"{prefix}/batch": {
-                "post": _post("track_batch", "Track Batch", "EventBatch", "BatchAck", parameters=[_PREFER, _KEY])
-            },
-            f"{prefix}/beacon": {
-                "post": _post(
-                    "track_beacon",
-                    "Track Batch As A Page Is Closed",
-                    "EventBatch",
-                    "BatchAck",
-                    parameters=[_KEY],
-                    security=_IN_ADDRESS,
-                )
-            },
-            f"{prefix}/stats": {
-                "get": _operation(
-                    "get_stats", "Get Analytics Stats", {200: ("Stats", "OK")} | _some(401, 403, 503), security=_BEARER
-                )
-            },
-            f"{prefix}/activity": {
-                "get": _operation(
-                    "get_activity",
-                    "Get Events Of The Last Hour Or Day",
-                    {200: ("Activity", "OK"), 422: ("ValidationErrorBody", "Another span")} | _some(401, 403, 503),
-                    security=_BEARER,
-                    parameters=[_SPAN],
-                )
-            },
-            f"{prefix}/pipeline": {
-                "get": _operation(
-                    "get_pipeline",
-                    "Get What Is On Its Way To The Table",
-                    {200: ("Pipeline", "OK")} | _some(401, 403),
-                    security=_BEARER,
-                )
-            },
-            f"{prefix}/refusals": {
-                "get": _operation(
-                    "get_refusals",
-                    "Get Refusals Of Late",
-                    {200: ("Refusals", "OK")} | _some(401, 403),
-                    security=_BEARER,
-                )
-            },
-            f"{prefix}/loss": {
-                "get": _operation(
-                    "get_loss",
-                    "Get Loss Of A Session",
-                    {200: ("Loss", "OK"), 422: ("ValidationErrorBody", "No session_id")} | _some(401, 403, 503),
-                    security=_BEARER,
-                    parameters=[_SESSION],
-                )
-            },
-            f"{prefix}/health": {"get": _operation("get_health", "Analytics Health", _probes("Health"))},
-            "/livez": {"get": _operation("get_livez", "Liveness", {200: ("Probe", "The process answers")})},
-            "/readyz": {"get": _operation("get_readyz", "Readiness", _probes("Probe"))},
-        },
+        "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {
@@ -145,27 +93,26 @@ def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
     }
 
 
-def _post(operation: str, summary: str, body: str, ack: str, **more: Any) -> dict[str, Any]:
+def _post(summary: str, body: str, ack: str, **more: Any) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _ref(body)}}}
     answers = {200: (ack, "OK"), 422: _INVALID} | _REFUSALS
-    return _operation(
-        operation,
-        summary,
-        answers,
-        **{"security": _BEARER, "requestBody": {"required": True, "content": content}} | more,
-    )
+    return _operation(summary, answers, **{"requestBody": {"required": True, "content": content}} | more)
 
 
-def _operation(operation: str, summary: str, answers: dict[int, tuple[str, str]], **more: Any) -> dict[str, Any]:
+def _get(summary: str, answers: dict[int, tuple[str, str]], *refusals: int, **more: Any) -> dict[str, Any]:
+    """A route for whoever may read."""
+    return _operation(summary, answers | {status: _REFUSALS[status] for status in refusals}, **more)
+
+
+def _operation(
+    summary: str, answers: dict[int, tuple[str, str]], security: _Security | None = _BEARER, **more: Any
+) -> dict[str, Any]:
     responses = {
         str(status): {"description": text, "content": {"application/json": {"schema": _object(model)}}}
         for status, (model, text) in sorted(answers.items())
     }
-    return {"operationId": operation, "tags": ["Analytics"], "summary": summary, **more, "responses": responses}
-
-
-def _some(*statuses: int) -> dict[int, tuple[str, str]]:
-    return {status: _REFUSALS[status] for status in statuses}
+    secured = {"security": security} if security else {}
+    return {"tags": ["Analytics"], "summary": summary, **secured, **more, "responses": responses}
 
 
 def _probes(model: str) -> dict[int, tuple[str, str]]:
@@ -179,3 +126,32 @@ def _object(model: str) -> dict[str, Any]:
 
 def _ref(model: str) -> str:
     return f"#/components/schemas/{model}"
+
+
+_OPERATIONS: dict[str, dict[str, Any]] = {
+    "track_event": _post("Track Event", "Event", "EventAck", parameters=[_KEY]),
+    "track_batch": _post("Track Batch", "EventBatch", "BatchAck", parameters=[_PREFER, _KEY]),
+    "track_beacon": _post(
+        "Track Batch As A Page Is Closed", "EventBatch", "BatchAck", parameters=[_KEY], security=_IN_ADDRESS
+    ),
+    "get_stats": _get("Get Analytics Stats", {200: ("Stats", "OK")}, 401, 403, 503),
+    "get_activity": _get(
+        "Get Events Of The Last Hour Or Day",
+        {200: ("Activity", "OK"), 422: ("ValidationErrorBody", "Another span")},
+        *(401, 403, 503),
+        parameters=[_SPAN],
+    ),
+    "get_pipeline": _get("Get What Is On Its Way To The Table", {200: ("Pipeline", "OK")}, 401, 403),
+    "get_refusals": _get("Get Refusals Of Late", {200: ("Refusals", "OK")}, 401, 403),
+    "get_loss": _get(
+        "Get Loss Of A Session",
+        {200: ("Loss", "OK"), 422: ("ValidationErrorBody", "No session_id")},
+        *(401, 403, 503),
+        parameters=[_SESSION],
+    ),
+    "get_health": _operation("Analytics Health", _probes("Health"), None),
+    "get_livez": _operation("Liveness", {200: ("Probe", "The process answers")}, None),
+    "get_readyz": _operation("Readiness", _probes("Probe"), None),
+}
+for _name, _described in _OPERATIONS.items():
+    _described["operationId"] = _name

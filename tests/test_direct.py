@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from schemas.payload import EncodedRows
-from service.api import ingest as track
 from service.config import Settings
 from service.edge import access_tokens as tokens
 from service.edge import sockets
-from service.edge.connection import OPTIONS, Connection, Load
-from service.edge.fast_path import DirectConnection
+from service.edge.connection import OPTIONS, Connection
+from service.edge.fast_path import DirectConnection, direct_way
 from service.edge.framing import UNKNOWN, follow
 from service.edge.listener import Listener
 from service.edge.request_head import REMEMBERED, Heads
 from service.pipeline.rate_limit import RateLimit
-from service.server.app import announce_stop, create_app, direct_way
+from service.server.app import create_app
+from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
 from service.store.dsn import parse_dsn
@@ -442,8 +442,8 @@ def test_half_a_head_behind_a_request_is_closed_in_time(service: Service) -> Non
 class Desk:
     """A service in this process, which counts what aiohttp is given."""
 
-    def __init__(self, app: web.Application, runner: web.AppRunner, load: Load, port: int) -> None:
-        self.app, self.runner, self.load, self.port = app, runner, load, port
+    def __init__(self, parts: Parts, runner: web.AppRunner, port: int) -> None:
+        self.parts, self.runner, self.load, self.port = parts, runner, parts.context.load, port
         self.left_to_aiohttp: list[bytes] = []
 
 
@@ -452,15 +452,16 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     data = DataDir(tmp_path / "data")
     settings = Settings(flush_interval=0.1, host="127.0.0.1", port=0)
     bound = sockets.bind(settings)
-    app = create_app(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
-    runner = web.AppRunner(app)
+    parts = Parts(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
+    await parts.start()
+    runner = web.AppRunner(create_app(parts.context))
     await runner.setup()
     assert runner.server
-    load = Load(2**20)
-    connect_ = partial(DirectConnection, runner.server, load, direct_way(app))
+    load = parts.context.load
+    connect_ = partial(DirectConnection, runner.server, load, direct_way(parts.context))
     listener = Listener(runner.server, connect_, load, 10, 1.0)
     listener.start(bound)
-    desk = Desk(app, runner, load, sockets.port_of(bound))
+    desk = Desk(parts, runner, sockets.port_of(bound))
     received = Connection.data_received
 
     def spy(self: Connection, data: bytes) -> None:
@@ -471,6 +472,7 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     yield desk
     await listener.close()
     await runner.cleanup()
+    await parts.close()
     data.close()
     assert load.bytes == 0
 
@@ -522,7 +524,7 @@ async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
     def refuse(self: Spool, *groups: EncodedRows) -> None:
         raise OSError(5, "Input/output error")
 
-    intake = desk.app[track.INTAKE]
+    intake = desk.parts.context.intake
     intake.rate_limit = RateLimit(1e-9)  # a hundred, once
     events = b'{"events":[%s]}' % b",".join([BODY] * 60)
     full = head(f"Content-Length: {len(events)}", path=BATCH) + events
@@ -585,7 +587,7 @@ async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed
         one.write(post())
         two.write(post()[:-3])
         await until(lambda: desk.load.bytes == 2 * len(BODY))
-        announce_stop(desk.app, 10)
+        desk.parts.announce_stop(10)
         stopping = asyncio.create_task(desk.runner.cleanup())
         assert await idle.read() == b""
         two.write(post()[-3:])

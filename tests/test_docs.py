@@ -18,6 +18,7 @@ from schemas.rows import COLUMNS, CORRECTED_TIMESTAMP
 from service import errors
 from service.config import Settings, variable
 from service.server.app import create_app
+from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.store.dsn import parse_dsn
 from service.store.store import Store
@@ -73,7 +74,8 @@ def test_every_variable_that_a_page_names_is_a_setting(page: Path) -> None:
 
 async def test_every_route_of_the_application_is_documented(tmp_path: Path) -> None:
     data = DataDir(tmp_path / "data")
-    app = create_app(Settings(), data, {}, Store(parse_dsn("chdb://", tmp_path), migrating=False))
+    store = Store(parse_dsn("chdb://", tmp_path), migrating=False)
+    app = create_app(Parts(Settings(), data, {}, store).context)
     data.close()
     served = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     text = (DOCS / "api.md").read_text()

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.api.single_flight import Kept, SingleFlight
+from service.telemetry.single_flight import CachedFlight, SingleFlight
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.proxy import Proxy
@@ -91,7 +91,7 @@ async def test_closing_ends_what_is_under_way() -> None:
 
 async def test_a_kept_result_is_shared_until_its_time_is_over() -> None:
     calls = Calls()
-    kept = Kept(calls, seconds=60, times=0)
+    kept = CachedFlight(calls, seconds=60, times=0)
     asking = [asyncio.create_task(kept()) for _ in range(10)]
     running = await calls.begin()
     later = [asyncio.create_task(kept()) for _ in range(10)]
@@ -104,7 +104,7 @@ async def test_a_kept_result_is_shared_until_its_time_is_over() -> None:
 
 async def test_a_result_that_took_long_is_kept_longer_and_one_that_took_no_time_is_not() -> None:
     calls = Calls()
-    slow, quick = Kept(calls, seconds=0, times=1e9), Kept(calls, seconds=0, times=0)
+    slow, quick = CachedFlight(calls, seconds=0, times=1e9), CachedFlight(calls, seconds=0, times=0)
     for kept, cost in ((slow, 1), (quick, 2)):
         calls.begun.clear()
         for number in range(2):
@@ -117,7 +117,7 @@ async def test_a_result_that_took_long_is_kept_longer_and_one_that_took_no_time_
 
 async def test_a_failure_is_not_kept() -> None:
     calls = Calls()
-    kept = Kept(calls, seconds=60, times=0)
+    kept = CachedFlight(calls, seconds=60, times=0)
     asking = asyncio.create_task(kept())
     (await calls.begin()).set_exception(ValueError("no"))
     with pytest.raises(ValueError, match="no"):

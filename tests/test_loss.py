@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from schemas.events import SEQUENCE_MAX
-from service.api.loss import LOSS_SQL, PENDING
-from service.api.peers import States
+from service.api.loss import LOSS_SQL, merge_pending
 from service.store.store import Store
+from service.telemetry.peers import PeerAnswers
 from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.rows import insert, rows_of
@@ -87,8 +87,8 @@ def test_pending_events_are_told_from_lost_ones(make_service: Callable[..., Serv
 
 
 def test_what_a_silent_worker_has_is_unknown_and_not_none() -> None:
-    assert PENDING.merge(States(0, {0: 3, 1: 4}, [])) == 7
-    assert PENDING.merge(States(0, {0: 3}, [1])) is None
+    assert merge_pending(PeerAnswers(0, {0: 3, 1: 4}, [])) == 7
+    assert merge_pending(PeerAnswers(0, {0: 3}, [1])) is None
 
 
 def test_a_session_must_be_named_by_who_may_read(service: Service, server_dsn: str) -> None:

@@ -17,6 +17,7 @@ from service.api.web.dashboard import routes as dashboard_routes
 from service.api.web.docs import routes as docs_routes
 from service.config import Settings
 from service.server.app import create_app
+from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.store.dsn import parse_dsn
 from service.store.store import Store
@@ -113,7 +114,7 @@ def test_operations_that_need_a_token_say_what_is_answered_without() -> None:
 async def test_every_route_but_metrics_and_those_for_people_and_pages_is_described(tmp_path: Path) -> None:
     data = DataDir(tmp_path)
     store = Store(parse_dsn("http://127.0.0.1:9/analytics", data.clickhouse), migrating=False)
-    app = create_app(Settings(data_dir=tmp_path), data, {}, store)
+    app = create_app(Parts(Settings(data_dir=tmp_path), data, {}, store).context)
     unlisted = {"/metrics", "/tracker.js", *(route.path for route in (*docs_routes(), *dashboard_routes("")))}
     served = {
         (route.method.lower(), route.resource.canonical)

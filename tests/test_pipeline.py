@@ -3,21 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from service.api.peers import States
-from service.api.pipeline import PIPELINE
+from service.api.pipeline import merge_pipelines
+from service.telemetry.peers import PeerAnswers
 from tests.support import wait_until
 from tests.support.proxy import Proxy
-from tests.support.service import PIPELINE as PATH
-from tests.support.service import WRITE, Service
+from tests.support.service import PIPELINE, WRITE, Service
 
 
 def test_it_tells_what_is_pending_while_clickhouse_is_away_and_that_nothing_is_once_it_is_back(
     make_service: Callable[..., Service], server_dsn: str, proxy: Proxy
 ) -> None:
     service = make_service(proxy.dsn(server_dsn), ANALYTICS_SPOOL_MAX_BYTES=1_000_000).start()
-    assert service.get(PATH, token=None).status == 401
-    assert service.get(PATH, token=WRITE).status == 403
-    at_first = service.get(PATH).json
+    assert service.get(PIPELINE, token=None).status == 401
+    assert service.get(PIPELINE, token=WRITE).status == 403
+    at_first = service.get(PIPELINE).json
     assert at_first["acknowledged_to_visible"] == {
         "p50_seconds": None,
         "p99_seconds": None,
@@ -28,12 +27,12 @@ def test_it_tells_what_is_pending_while_clickhouse_is_away_and_that_nothing_is_o
 
     proxy.refuse()
     assert service.post_batch([{"event_name": "waits"}] * 5).status == 200
-    waiting = wait_until(lambda: (one := service.get(PATH).json)["oldest_pending_seconds"] > 0.3 and one)
+    waiting = wait_until(lambda: (one := service.get(PIPELINE).json)["oldest_pending_seconds"] > 0.3 and one)
     assert waiting["events_pending"] == 5
     assert waiting["spool"]["bytes"] > at_first["spool"]["bytes"]
 
     proxy.open()
-    done = wait_until(lambda: (one := service.get(PATH).json)["events_pending"] == 0 and one)
+    done = wait_until(lambda: (one := service.get(PIPELINE).json)["events_pending"] == 0 and one)
     assert done["oldest_pending_seconds"] == 0
     assert done["last_flush"] <= done["as_of"]
     latency = done["acknowledged_to_visible"]
@@ -51,7 +50,7 @@ def test_several_workers_are_put_together() -> None:
         1: own(visible_after=[9.0]),
         2: own(),
     }
-    assert PIPELINE.merge(States(0, known, {})) == {
+    assert merge_pipelines(PeerAnswers(0, known, {})) == {
         "oldest_pending_seconds": 2.5,
         "spool": {"bytes": 24, "max_bytes": 100},
         "acknowledged_to_visible": {"p50_seconds": 2.0, "p99_seconds": 9.0, "batches": 3, "window_seconds": 300.0},

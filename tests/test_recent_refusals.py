@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from schemas.events import Event, EventBatch
 from schemas.parse import parse_batch, parse_event
 from schemas.refusals import Invalid
-from service.api.peers import States
-from service.api.refusals import REFUSALS_OF_ALL
+from service.api.refusals import merge_refusals
+from service.telemetry.peers import PeerAnswers
 from service.telemetry.refusals import MOST, REASON_MAX_LENGTH, Refusals, reason_of
 from tests.support import wait_until
 from tests.support.disk import Disk
@@ -119,13 +119,13 @@ def test_those_of_several_workers_add_up() -> None:
         return orjson.loads(orjson.dumps(said))
 
     known = {0: worker(("full", 2, 10.0, 20.0), ("bad", 1, 5.0, 5.0)), 1: worker(("full", 3, 8.0, 30.0))}
-    merged = REFUSALS_OF_ALL.merge(States(0, known, {}))
+    merged = merge_refusals(PeerAnswers(0, known, {}))
     assert [(one["reason"], one["count"], one["first_at"], one["last_at"]) for one in merged] == [
         ("full", 5, "1970-01-01T00:00:08.000Z", "1970-01-01T00:00:30.000Z"),
         ("bad", 1, "1970-01-01T00:00:05.000Z", "1970-01-01T00:00:05.000Z"),
     ]
     many = {worker_: worker(*((f"{worker_}-{n}", 1, 0.0, float(n)) for n in range(MOST))) for worker_ in range(3)}
-    assert len(REFUSALS_OF_ALL.merge(States(0, many, {}))) == MOST
+    assert len(merge_refusals(PeerAnswers(0, many, {}))) == MOST
 
 
 def test_the_reason_of_an_invalid_body_is_its_first_fault_without_numbers() -> None:

@@ -24,7 +24,7 @@ def test_a_new_token_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     [entry] = json.loads(file.read_text())["tokens"]
     assert entry == {"name": "web", "scopes": ["write"], "sha256": tokens.digest(token).hex()}
-    assert tokens.from_file(file) == {tokens.digest(token): tokens.Token("web", frozenset({"write"}))}
+    assert tokens.from_file(file) == {tokens.digest(token): tokens.AccessToken("web", frozenset({"write"}))}
 
 
 def test_tokens_are_listed_and_revoked_by_name(tmp_path: Path) -> None:

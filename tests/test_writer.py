@@ -125,7 +125,7 @@ async def test_age_seals_a_batch_and_counts_from_its_first_event(rig: Rig) -> No
 
 async def test_a_full_spool_refuses_before_anything_changes(rig: Rig) -> None:
     rig.limit(spool_max_bytes=5000)
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
     with pytest.raises(SpoolFull) as refused:
         await rig.writer.add(rows("a"), 5000)
     assert refused.value.headers == {"Retry-After": "42"}
@@ -134,7 +134,7 @@ async def test_a_full_spool_refuses_before_anything_changes(rig: Rig) -> None:
     await rig.writer.add(rows("b"), 10)
     assert rig.on_disk() == ["b"]
     rig.limit(spool_max_bytes=2000)
-    assert rig.writer.refusal() == SpoolFull.detail
+    assert rig.writer.unavailable_reason() == SpoolFull.detail
 
 
 async def test_events_on_their_way_to_disk_count_as_room_taken(rig: Rig) -> None:
@@ -160,11 +160,11 @@ async def test_a_failed_sync_fails_the_group_seals_the_file_and_goes_on(
     monkeypatch.setattr(os, "fdatasync", failing)
     with pytest.raises(SpoolFailed):
         await rig.writer.add(rows("refused"), 10)
-    assert rig.writer.refusal() == "the spool can't be written: Input/output error"
+    assert rig.writer.unavailable_reason() == "the spool can't be written: Input/output error"
     [(segment, batch, keep)] = rig.sealed.batches
     assert (segment.rows, [row[1] for row in decoded(*batch or [])], keep) == (1, ["kept"], False)
     await rig.writer.add(rows("after"), 10)
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
     assert rig.on_disk() == ["kept", "after"]
 
 
@@ -194,7 +194,7 @@ async def test_rows_that_cannot_be_written_fail_their_group_and_no_other(rig: Ri
         await rig.writer.add(bad, 10)
     await rig.writer.add(rows("fine"), 10)
     assert rig.on_disk() == ["fine"]
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
 
 
 async def test_health_recovers_without_traffic_once_the_disk_does(rig: Rig) -> None:
@@ -203,10 +203,10 @@ async def test_health_recovers_without_traffic_once_the_disk_does(rig: Rig) -> N
     with pytest.raises(SpoolFailed):
         await rig.writer.add(rows("x"), 10)
     await rig.writer.probe()
-    assert rig.writer.refusal() == "the spool can't be written: No such file or directory"
+    assert rig.writer.unavailable_reason() == "the spool can't be written: No such file or directory"
     moved.rename(rig.spool.folder)
     await rig.writer.probe()
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
 
 
 async def test_a_waiter_that_is_cut_off_does_not_harm_its_group(rig: Rig) -> None:
@@ -257,11 +257,11 @@ async def test_a_disk_call_that_fails_while_a_segment_is_sealed_leaves_nobody_wa
                 await rig.writer.add(rows(f"e{number}"), 10)
             kept.add(f"e{number}")
         except SpoolFailed:
-            assert rig.writer.refusal() == "the spool can't be written: Input/output error"
+            assert rig.writer.unavailable_reason() == "the spool can't be written: Input/output error"
     monkeypatch.undo()
     await rig.writer.add(rows("after"), 10)
     await rig.writer.probe()
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
     await rig.writer.close()
     names = [row[1] for _, batch, _ in rig.sealed.batches for row in decoded(*batch or [])]
     assert sorted(names) == sorted({*kept, "after"})
@@ -282,7 +282,7 @@ async def test_a_bug_of_the_spool_leaves_nobody_waiting_and_health_tells(
                 *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
             )
         assert any(isinstance(one, SpoolFailed) for one in outcomes)
-        assert rig.writer.refusal() == "the spool can't be written: an unexpected error, which is in the log"
+        assert rig.writer.unavailable_reason() == "the spool can't be written: an unexpected error, which is in the log"
 
 
 async def test_a_bug_of_the_writer_ends_it_and_refuses_all_who_wait_and_come(
@@ -298,7 +298,7 @@ async def test_a_bug_of_the_writer_ends_it_and_refuses_all_who_wait_and_come(
         )
         assert [type(one) for one in outcomes].count(SpoolFailed) == 20
         assert len(rig.on_disk()) == 10
-        assert rig.writer.refusal() is not None
+        assert rig.writer.unavailable_reason() is not None
         with pytest.raises(Stopping):
             await rig.writer.add(rows("late"), 10)
 
@@ -322,8 +322,8 @@ async def test_what_can_be_read_back_is_not_kept_in_memory_and_what_can_not_is_b
     assert [keep for *_, keep in rig.sealed.batches] == [False, True]
     monkeypatch.undo()
     await rig.writer.probe()
-    assert rig.writer.refusal() is None
+    assert rig.writer.unavailable_reason() is None
     rig.sealed.memory_only_bytes = MEMORY_ONLY_MAX_BYTES + 1
-    assert rig.writer.refusal() == SpoolFailed.detail
+    assert rig.writer.unavailable_reason() == SpoolFailed.detail
     with pytest.raises(SpoolFailed):
         await rig.writer.add(rows("x"), 10)

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.single_flight import Kept
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import body_response, iso, json_body
 from service.errors import StoreError, StoreUnavailable
 from service.store.store import Store
+from service.telemetry.single_flight import CachedFlight
 
 ACTIVITY_SQL, TOP_NAMES_SQL = (
     files("schemas").joinpath("sql", name).read_text("utf-8") for name in ("activity.sql", "top_names.sql")
@@ -33,12 +34,11 @@ class Span(NamedTuple):
 
 
 SPANS: Mapping[str, Span] = {"1h": Span(3600, 60), "24h": Span(86_400, 900)}
-ACTIVITIES: web.AppKey[Mapping[str, Kept[bytes]]] = web.AppKey("activities", Mapping)
 
 
-def activities(store: Store) -> dict[str, Kept[bytes]]:
-    """What ``ACTIVITIES`` is: the answer for each span."""
-    return {name: Kept(partial(_answer, store, name), seconds=KEPT_SECONDS, times=KEPT_TIMES) for name in SPANS}
+def activities(store: Store) -> dict[str, CachedFlight[bytes]]:
+    """The answer for each span, kept for a while."""
+    return {name: CachedFlight(partial(_answer, store, name), seconds=KEPT_SECONDS, times=KEPT_TIMES) for name in SPANS}
 
 
 async def get_activity(request: web.Request) -> web.Response:
@@ -50,7 +50,7 @@ async def get_activity(request: web.Request) -> web.Response:
         fault = {"loc": ["query", "span"], "input": span, "ctx": {"expected": _EXPECTED}}
         raise Invalid([{"type": "literal_error", "msg": message} | fault])
     try:
-        return body_response(await request.app[ACTIVITIES][span]())
+        return body_response(await request.app[CONTEXT].activities[span]())
     except StoreError:
         raise StoreUnavailable from None
 

@@ -1,37 +1,25 @@
 """Can an event sent now be kept? From what is known already: no question is put to disk or ClickHouse."""
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
 from service import __version__
-from service.api.ingest import WRITER
-from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import iso, json_response
 from service.errors import Forbidden, Unauthorized
+from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
 from service.store.store import Store
+from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.telemetry.status import Status
-
-
-class Parts(NamedTuple):
-    """The states that health speaks of, and when the service started, in seconds on the monotonic clock."""
-
-    spool: Status
-    clickhouse: Status
-    store: Store
-    quarantine: Quarantine
-    started_at: float
-
-
-PARTS: web.AppKey[Parts] = web.AppKey("parts", Parts)
 
 
 async def get_health(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept, with or without ClickHouse; else 503. Warnings for who may read."""
-    health = dict(await request.app[STATES].merged("health"))
+    health = dict(await request.app[CONTEXT].peers.ask("health"))
     warnings = health.pop("warnings")
     if warnings and _may_read(request):
         health["warnings"] = warnings
@@ -53,43 +41,50 @@ async def get_livez(request: web.Request) -> web.Response:
 
 async def get_readyz(request: web.Request) -> web.Response:
     """200 while an event sent now can be kept; else 503, so that none is sent here."""
-    health = await request.app[STATES].merged("health")
+    health = await request.app[CONTEXT].peers.ask("health")
     failing = health["status"] == "failing"
     reason = health["spool"]["reason"] if failing else None
     return _answer({"status": "failing" if failing else "ok", "reason": reason}, failing=failing)
 
 
-def _own_health(app: web.Application) -> dict[str, Any]:
-    spool, clickhouse, store, quarantine, started_at = app[PARTS]
-    refusal, shed = app[WRITER].refusal(), app[WRITER].shed_priorities()
-    nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
-    return {
-        "status": "failing" if refusal else "ok" if clickhouse.ok and not shed else "degraded",
-        "version": __version__,
-        "uptime_seconds": round(time.monotonic() - started_at, 3),
-        "spool": _part(spool, refusal or nearly),
-        "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
-        "quarantine": quarantine.held._asdict(),
-        "warnings": list(store.warnings),
-    }
+def health_query(
+    writer: BatchWriter, store: Store, quarantine: Quarantine, spool: Status, clickhouse: Status
+) -> PeerQuery:
+    """The health of each worker, and of all together. ``spool`` and ``clickhouse`` say whether these work."""
+    started_at = time.monotonic()
+
+    def own() -> dict[str, Any]:
+        reason, shed = writer.unavailable_reason(), writer.shed_priorities()
+        nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
+        return {
+            "status": "failing" if reason else "ok" if clickhouse.ok and not shed else "degraded",
+            "version": __version__,
+            "uptime_seconds": round(time.monotonic() - started_at, 3),
+            "spool": _part(spool, reason or nearly),
+            "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
+            "quarantine": quarantine.held._asdict(),
+            "warnings": list(store.warnings),
+        }
+
+    return PeerQuery(own, merge_health)
 
 
-def _merge_health(states: States) -> dict[str, Any]:
+def merge_health(answers: PeerAnswers) -> dict[str, Any]:
     """Failing only where every worker is: what one refuses, another may take. The quarantine is one for all."""
-    found: dict[int, dict[str, Any]] = states.known
+    found: dict[int, dict[str, Any]] = answers.known
     statuses = {one["status"] for one in found.values()}
     [status] = statuses if len(statuses) == 1 else ["degraded"]
-    if len(found) == 1 and not states.silent:
-        return found[states.asked]
+    if len(found) == 1 and not answers.silent:
+        return found[answers.asked]
     return {
-        **found[states.asked],
-        "status": "degraded" if status == "ok" and states.silent else status,
+        **found[answers.asked],
+        "status": "degraded" if status == "ok" and answers.silent else status,
         "uptime_seconds": max(one["uptime_seconds"] for one in found.values()),
         **{
             part: _merge_parts({number: one[part] for number, one in found.items()}) for part in ("spool", "clickhouse")
         },
         "warnings": sorted({warning for one in found.values() for warning in one["warnings"]}),
-        "workers": {"answering": len(found), "silent": list(states.silent)},
+        "workers": {"answering": len(found), "silent": list(answers.silent)},
     }
 
 
@@ -105,9 +100,6 @@ def _merge_parts(parts: dict[int, dict[str, Any]]) -> dict[str, Any]:
     else:
         reason = "; ".join(f"worker {', '.join(numbers)}: {text}" for text, numbers in by_reason.items())
     return {"ok": False, "since": min(one["since"] for one in failing.values()), "reason": reason}
-
-
-HEALTH = Kind(_own_health, _merge_health)
 
 
 def _part(status: Status, reason: str | None) -> dict[str, Any]:

@@ -4,26 +4,21 @@ from aiohttp import web
 
 from schemas.parse import parse_batch_leniently, parse_event
 from schemas.refusals import Invalid
-from service.api.metrics import METRICS
-from service.api.refusals import REFUSALS
 from service.edge.auth import authorize, authorize_by_address
 from service.edge.body import read_body
+from service.edge.context import CONTEXT
 from service.edge.request_head import IDEMPOTENCY_KEY, prefers_lenient
 from service.edge.responses import json_response
 from service.errors import BadRequest
-from service.pipeline.intake import Accepted, Intake, batch_parser
-from service.pipeline.writer import BatchWriter
+from service.pipeline.intake import Accepted, batch_parser
 from service.telemetry.refusals import partly
-
-WRITER: web.AppKey[BatchWriter] = web.AppKey("writer", BatchWriter)
-INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
 
 
 async def track_event(request: web.Request) -> web.Response:
     """One event, kept when this returns 200."""
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
-    intake = request.app[INTAKE]
+    intake = request.app[CONTEXT].intake
     event = await intake.parse(parse_event, body)
     return await _keep(request, source, intake.accept_event(source, event, key), len(body))
 
@@ -33,7 +28,7 @@ async def track_batch(request: web.Request) -> web.Response:
     source = authorize(request, "write").name
     body, key = await _receive(request, source)
     lenient = prefers_lenient(request.headers.getall("Prefer", ()))
-    intake = request.app[INTAKE]
+    intake = request.app[CONTEXT].intake
     batch, errors = await intake.parse(batch_parser(lenient), body)
     return await _keep(request, source, intake.accept_batch(source, batch, errors, key, lenient=lenient), len(body))
 
@@ -45,7 +40,7 @@ async def track_beacon(request: web.Request) -> web.Response:
     """
     source = authorize_by_address(request).name
     body, key = await _receive(request, source)
-    intake = request.app[INTAKE]
+    intake = request.app[CONTEXT].intake
     batch, errors = await intake.parse(parse_batch_leniently, body)
     if not batch.events:
         raise Invalid(errors)
@@ -54,7 +49,7 @@ async def track_beacon(request: web.Request) -> web.Response:
 
 async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None]:
     """The body and the Idempotency-Key. Raises RequestError."""
-    request.app[INTAKE].check_rate(source)
+    request.app[CONTEXT].intake.check_rate(source)
     body = await read_body(request)
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
@@ -64,8 +59,8 @@ async def _receive(request: web.Request, source: str) -> tuple[bytes, str | None
 
 async def _keep(request: web.Request, source: str, accepted: Accepted, size: int) -> web.Response:
     if accepted.rows:
-        await request.app[INTAKE].add(source, accepted.rows, size)
+        await request.app[CONTEXT].intake.add(source, accepted.rows, size)
     if accepted.refused:
-        request.app[METRICS].events_not_taken(accepted.refused)
-        request.app[REFUSALS].add(request.method, request.path, 200, partly(accepted.refused), source)
+        request.app[CONTEXT].metrics.events_not_taken(accepted.refused)
+        request.app[CONTEXT].refusals.add(request.method, request.path, 200, partly(accepted.refused), source)
     return json_response(accepted.answer, headers=accepted.headers)

@@ -5,15 +5,14 @@ from importlib.resources import files
 from aiohttp import web
 
 from schemas.refusals import Invalid
-from service.api.ingest import WRITER
-from service.api.peers import STATES, Kind, States
-from service.api.stats import FLUSHER
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import json_response
 from service.errors import StoreError, StoreUnavailable
-from service.store.store import Store
+from service.pipeline.flusher import Flusher
+from service.pipeline.writer import BatchWriter
+from service.telemetry.peers import PeerAnswers, PeerQuery
 
-STORE: web.AppKey[Store] = web.AppKey("store", Store)
 LOSS_SQL = files("schemas").joinpath("sql", "loss.sql").read_text("utf-8")
 
 
@@ -21,9 +20,11 @@ async def get_loss(request: web.Request) -> web.Response:
     """Sent, stored and missing of the session in the query string; zeros if nothing of it is known."""
     authorize(request, "read")
     session_id = _session_id(request)
-    pending = await request.app[STATES].merged("pending")  # before the query, which finds what is no longer pending now
+    pending = await request.app[CONTEXT].peers.ask(
+        "pending"
+    )  # before the query, which finds what is no longer pending now
     try:
-        [(sent, stored, gaps, ranges)] = await request.app[STORE].query(LOSS_SQL, {"session_id": session_id})
+        [(sent, stored, gaps, ranges)] = await request.app[CONTEXT].store.query(LOSS_SQL, {"session_id": session_id})
     except StoreError:
         raise StoreUnavailable from None
     return json_response({
@@ -37,16 +38,14 @@ async def get_loss(request: web.Request) -> web.Response:
     })  # fmt: skip
 
 
-def _own_pending(app: web.Application) -> int:
-    return app[WRITER].open_rows + app[FLUSHER].pending_rows
+def pending_query(writer: BatchWriter, flusher: Flusher) -> PeerQuery:
+    """The acknowledged events that ClickHouse has not confirmed."""
+    return PeerQuery(lambda: writer.open_rows + flusher.pending_rows, merge_pending)
 
 
-def _merge_pending(states: States) -> int | None:
-    # what a worker has that says nothing, nobody knows: it must not look lost
-    return None if states.silent else sum(states.known.values())
-
-
-PENDING = Kind(_own_pending, _merge_pending)
+def merge_pending(answers: PeerAnswers) -> int | None:
+    """The sum, or None: a worker that does not answer may hold events that we can't count, and they are not lost."""
+    return None if answers.silent else sum(answers.known.values())
 
 
 def _session_id(request: web.Request) -> str:

@@ -5,20 +5,20 @@ from typing import Any
 
 from aiohttp import web
 
-from service.api.metrics import METRICS
-from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import iso, json_response
 from service.telemetry.instruments import Read
-from service.telemetry.metrics import RECENT_SECONDS
+from service.telemetry.metrics import RECENT_SECONDS, Metrics
+from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.telemetry.recent import quantile
 
 
 async def get_pipeline(request: web.Request) -> web.Response:
     """What is pending and since when, how full the spool is, and how long events of late took to become visible."""
     authorize(request, "read")
-    states = request.app[STATES]
-    buffer, found = await states.merged("buffer"), await states.merged("pipeline")
+    peers = request.app[CONTEXT].peers
+    buffer, found = await peers.ask("buffer"), await peers.ask("pipeline")
     return json_response({
         "as_of": iso(datetime.now(UTC)),
         "events_pending": buffer["events_pending"],
@@ -27,22 +27,26 @@ async def get_pipeline(request: web.Request) -> web.Response:
     })  # fmt: skip
 
 
-def _own_pipeline(app: web.Application) -> dict[str, Any]:
-    metrics = app[METRICS]
-    return {
-        "oldest_pending_seconds": _now(metrics.oldest_pending),
-        "spool_bytes": _now(metrics.spool_bytes),
-        "spool_max_bytes": _now(metrics.spool_max_bytes),
-        "visible_after": metrics.visible_recently.values(),
-    }
+def pipeline_query(metrics: Metrics) -> PeerQuery:
+    """What each worker has on its way to the table, and all together."""
+
+    def own() -> dict[str, Any]:
+        return {
+            "oldest_pending_seconds": _now(metrics.oldest_pending),
+            "spool_bytes": _now(metrics.spool_bytes),
+            "spool_max_bytes": _now(metrics.spool_max_bytes),
+            "visible_after": metrics.visible_recently.values(),
+        }
+
+    return PeerQuery(own, merge_pipelines)
 
 
 def _now(gauge: Read) -> float:
     return gauge.read() or 0 if gauge.read else 0
 
 
-def _merge_pipelines(states: States) -> dict[str, Any]:
-    found: list[dict[str, Any]] = list(states.known.values())
+def merge_pipelines(answers: PeerAnswers) -> dict[str, Any]:
+    found: list[dict[str, Any]] = list(answers.known.values())
     visible_after = [seconds for one in found for seconds in one["visible_after"]]
     return {
         "oldest_pending_seconds": round(max(one["oldest_pending_seconds"] for one in found), 3),
@@ -61,6 +65,3 @@ def _merge_pipelines(states: States) -> dict[str, Any]:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-PIPELINE = Kind(_own_pipeline, _merge_pipelines)

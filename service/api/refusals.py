@@ -5,12 +5,11 @@ from typing import Any
 
 from aiohttp import web
 
-from service.api.peers import STATES, Kind, States
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import iso, json_response
+from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.telemetry.refusals import MOST, Refusal, Refusals, Seen
-
-REFUSALS: web.AppKey[Refusals] = web.AppKey("refusals", Refusals)
 
 
 async def get_refusals(request: web.Request) -> web.Response:
@@ -18,17 +17,13 @@ async def get_refusals(request: web.Request) -> web.Response:
     authorize(request, "read")
     return json_response({
         "as_of": iso(datetime.now(UTC)),
-        "refusals": await request.app[STATES].merged("refusals"),
+        "refusals": await request.app[CONTEXT].peers.ask("refusals"),
     })  # fmt: skip
 
 
-def _own_refusals(app: web.Application) -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-    return [(tuple(refusal), tuple(seen)) for refusal, seen in app[REFUSALS].entries()]  # plain, for orjson
-
-
-def _merge_refusals(states: States) -> list[dict[str, Any]]:
+def merge_refusals(answers: PeerAnswers) -> list[dict[str, Any]]:
     merged: dict[Refusal, Seen] = {}
-    for entries in states.known.values():
+    for entries in answers.known.values():
         for kind, seen in entries:
             refusal, new = Refusal(*kind), Seen(*seen)
             old = merged.get(refusal, new._replace(times=0))
@@ -46,4 +41,10 @@ def _merge_refusals(states: States) -> list[dict[str, Any]]:
     ]
 
 
-REFUSALS_OF_ALL = Kind(_own_refusals, _merge_refusals)
+def refusals_query(refusals: Refusals) -> PeerQuery:
+    """The recent refusals of each worker, and of all together."""
+
+    def own() -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+        return [(tuple(refusal), tuple(seen)) for refusal, seen in refusals.entries()]  # plain, for orjson
+
+    return PeerQuery(own, merge_refusals)

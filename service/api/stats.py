@@ -10,31 +10,29 @@ from pathlib import Path
 
 from aiohttp import web
 
-from service.api.ingest import WRITER
-from service.api.peers import STATES, Kind, States
-from service.api.single_flight import SingleFlight
 from service.edge.auth import authorize
+from service.edge.context import CONTEXT
 from service.edge.responses import iso, json_response
 from service.errors import StoreError, StoreUnavailable
 from service.pipeline.flusher import Flusher
 from service.pipeline.totals import Totals
+from service.pipeline.writer import BatchWriter
 from service.spool.data_dir import spool_of
 from service.spool.rebalance import rows_in
 from service.store.store import Store
+from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.worker import Worker
 
 Counts = list[tuple[str, int, int, int]]
-COUNTS: web.AppKey[SingleFlight[Counts]] = web.AppKey("counts", SingleFlight)
-FLUSHER: web.AppKey[Flusher] = web.AppKey("flusher", Flusher)
 STATS_SQL = files("schemas").joinpath("sql", "stats.sql").read_text("utf-8")
 
 
 async def get_stats(request: web.Request) -> web.Response:
     """Totals of the table by category, today and this hour."""
     authorize(request, "read")
-    buffer_status = await request.app[STATES].merged("buffer")
+    buffer_status = await request.app[CONTEXT].peers.ask("buffer")
     try:
-        rows = await request.app[COUNTS]()
+        rows: Counts = await request.app[CONTEXT].counts()
     except StoreError:
         raise StoreUnavailable from None
     return json_response({
@@ -51,30 +49,28 @@ async def count(store: Store) -> Counts:
     return await store.query(STATS_SQL, {"now_us": time.time_ns() // 1000})
 
 
-def _own_buffer(app: web.Application) -> dict[str, object]:
-    writer, flusher = app[WRITER], app[FLUSHER]
-    return {
-        "buffer_size": writer.open_rows,
-        "max_buffer_size": writer.limits.batch_rows,
-        "flush_interval_seconds": writer.limits.flush_interval,
-        "last_flush": iso(flusher.totals.last_flush),
-        "events_pending": writer.open_rows + flusher.pending_rows,
-        "events_flushed_total": flusher.totals.flushed,
-    }
-
-
-def _merge_buffers(states: States) -> dict[str, object]:
-    buffers = [*states.known.values(), *states.silent.values()]
+def _merge_buffers(answers: PeerAnswers) -> dict[str, object]:
+    buffers = [*answers.known.values(), *answers.silent.values()]
     added = ("buffer_size", "events_pending", "events_flushed_total")
     return {
-        **states.known[states.asked],
+        **answers.known[answers.asked],
         **{name: sum(one[name] for one in buffers) for name in added},
         "last_flush": max((one["last_flush"] for one in buffers if one["last_flush"]), default=None),
     }
 
 
-def buffer(data: Path, worker: Worker) -> Kind:
+def buffer_query(writer: BatchWriter, flusher: Flusher, data: Path, worker: Worker) -> PeerQuery:
     """The state of the buffer, before the table. Of a worker that does not answer, by what is on disk."""
+
+    def own() -> dict[str, object]:
+        return {
+            "buffer_size": writer.open_rows,
+            "max_buffer_size": writer.limits.batch_rows,
+            "flush_interval_seconds": writer.limits.flush_interval,
+            "last_flush": iso(flusher.totals.last_flush),
+            "events_pending": writer.open_rows + flusher.pending_rows,
+            "events_flushed_total": flusher.totals.flushed,
+        }
 
     def on_disk(number: int) -> dict[str, object]:
         totals = Totals(data, Worker(number, worker.count))
@@ -82,4 +78,4 @@ def buffer(data: Path, worker: Worker) -> Kind:
         found = {"events_pending": pending, "events_flushed_total": totals.flushed}
         return {"buffer_size": 0, "last_flush": iso(totals.last_flush), **found}
 
-    return Kind(_own_buffer, _merge_buffers, on_disk)
+    return PeerQuery(own, _merge_buffers, on_disk)

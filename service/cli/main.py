@@ -145,7 +145,7 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_alone(
     settings: Settings,
     data: DataDir,
-    known: Mapping[bytes, tokens.Token],
+    known: Mapping[bytes, tokens.AccessToken],
     target: Target,
     greet: Callable[[int], None],
 ) -> int:
@@ -161,7 +161,7 @@ def _serve_alone(
     return asyncio.run(server.run(settings, data, known, target, listening, tell))
 
 
-def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.Token], dict[str, str]]:
+def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.AccessToken], dict[str, str]]:
     """The known tokens, and those that were made just now because there were none."""
     known = tokens.from_environment(settings.write_tokens.get_secret_value(), settings.read_tokens.get_secret_value())
     path = settings.tokens_file or data.tokens

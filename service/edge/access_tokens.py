@@ -23,7 +23,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-class Token(NamedTuple):
+class AccessToken(NamedTuple):
     """What a known token is allowed, and the name that its events carry in the column ``source``.
 
     ``origins``: of the requests that browsers make, it is for pages of these alone; none means any.
@@ -50,24 +50,24 @@ def digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def from_environment(write: str, read: str) -> dict[bytes, Token]:
+def from_environment(write: str, read: str) -> dict[bytes, AccessToken]:
     """The tokens of the two variables, by hash; one that is in both has both scopes."""
     scopes: dict[bytes, set[Scope]] = {}
     listed: tuple[tuple[Scope, str], ...] = (("write", write), ("read", read))
     for scope, tokens in listed:
         for token in filter(None, map(str.strip, tokens.split(","))):
             scopes.setdefault(digest(token), set()).add(scope)
-    return {key: Token(f"env-{key.hex()[:8]}", frozenset(both)) for key, both in scopes.items()}
+    return {key: AccessToken(f"env-{key.hex()[:8]}", frozenset(both)) for key, both in scopes.items()}
 
 
-def from_file(path: Path) -> dict[bytes, Token]:
+def from_file(path: Path) -> dict[bytes, AccessToken]:
     """The tokens of the file, by hash. Raises StartError if it can't be read, or if others can read it."""
     file = _read(path)
     if path.stat().st_mode & 0o077:
         raise StartError(f"the tokens file {path} can be read by other users: chmod 600 {path}")
     try:
         return {
-            bytes.fromhex(one.sha256): Token(one.name, frozenset(one.scopes), frozenset(one.origins))
+            bytes.fromhex(one.sha256): AccessToken(one.name, frozenset(one.scopes), frozenset(one.origins))
             for one in file.tokens
         }
     except ValueError:

@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping
 
 from aiohttp import web
 
-from service.edge.access_tokens import Scope, Token, digest
+from service.edge.access_tokens import AccessToken, Scope, digest
+from service.edge.context import CONTEXT
 from service.errors import Forbidden, Unauthorized
 
-TOKENS: web.AppKey[Mapping[bytes, Token]] = web.AppKey("tokens", Mapping)
 #: A longer header is refused unhashed.
 HEADER_MAX_LENGTH = 512
 
 
-def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, Token] | None = None) -> Token:
+def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, AccessToken] | None = None) -> AccessToken:
     """The token of the request, if it has the scope. Raises Unauthorized or Forbidden. ``tokens``: only these count.
 
     The look-up is by hash: how long it takes says nothing about how much of a token was right.
@@ -20,12 +20,12 @@ def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, Token] 
     values = request.headers.getall("Authorization", ())
     if len(values) != 1:
         raise Unauthorized("Not authenticated" if not values else "More than one Authorization header")
-    token = token_with_scope(request.app[TOKENS] if tokens is None else tokens, values[0], scope)
+    token = token_with_scope(request.app[CONTEXT].tokens if tokens is None else tokens, values[0], scope)
     check_origin(token, request.headers.getall("Origin", ()))
     return token
 
 
-def authorize_by_address(request: web.Request) -> Token:
+def authorize_by_address(request: web.Request) -> AccessToken:
     """The token in the query string, for a browser that can set no header. Raises Unauthorized or Forbidden.
 
     Whoever sees the page sees such a token, so it may do nothing but post events.
@@ -33,7 +33,7 @@ def authorize_by_address(request: web.Request) -> Token:
     given = request.query.getall("token", ())
     if len(given) != 1:
         raise Unauthorized("The address must have one token")
-    token = request.app[TOKENS].get(digest(given[0]))
+    token = request.app[CONTEXT].tokens.get(digest(given[0]))
     if token is None:
         raise Unauthorized("The token is not known")
     if token.scopes != {"write"}:
@@ -51,17 +51,17 @@ def name_of(request: web.Request) -> str | None:
     scheme, _, credentials = header.partition(" ") if header else ("bearer", "", request.query.get("token", ""))
     if scheme.lower() != "bearer" or len(credentials) > HEADER_MAX_LENGTH:
         return None
-    token = request.app[TOKENS].get(digest(credentials.strip()))
+    token = request.app[CONTEXT].tokens.get(digest(credentials.strip()))
     return token.name if token else None
 
 
-def check_origin(token: Token, origins: Iterable[str]) -> None:
+def check_origin(token: AccessToken, origins: Iterable[str]) -> None:
     """Raise Forbidden if the token is not for pages of these origins. Only browsers say of which a page is."""
     if token.origins and not token.origins.issuperset(origins):
         raise Forbidden("The token is not for pages of this origin")
 
 
-def token_with_scope(tokens: Mapping[bytes, Token], header: str, scope: Scope) -> Token:
+def token_with_scope(tokens: Mapping[bytes, AccessToken], header: str, scope: Scope) -> AccessToken:
     """The token that an Authorization header names. Raises Unauthorized or Forbidden."""
     scheme, _, credentials = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > HEADER_MAX_LENGTH:

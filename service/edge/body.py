@@ -14,7 +14,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpVersion11
 
-from service.config import Settings
+from service.edge.context import CONTEXT
 from service.errors import BadFraming, BadRequest, BodyTimeout, BodyTooLarge, UnsupportedEncoding
 
 if sys.version_info >= (3, 14):
@@ -22,7 +22,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-SETTINGS: web.AppKey[Settings] = web.AppKey("settings", Settings)
 CUT_SHORT = "The body ended before its end"
 _GZIP_WINDOW = 31
 #: What is given to the unpacker of a further member at a time: it copies what it does not use.
@@ -52,7 +51,7 @@ _UNPACKERS: dict[str, tuple[Callable[[], Any], int]] = {
 
 async def read_body(request: web.Request) -> bytes:
     """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge, Overloaded or UnsupportedEncoding."""
-    settings = request.app[SETTINGS]
+    settings = request.app[CONTEXT].settings
     limit = settings.max_body_bytes
     connection: Any = request.protocol  # a Connection; a cast would be a call
     length = request.content_length

@@ -11,7 +11,6 @@ told from the rest of that request, neither by us nor by a proxy that keeps conn
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from aiohttp import web
@@ -20,6 +19,7 @@ from aiohttp.http import HttpProcessingError, HttpVersion10
 from service.edge.lingering import Lingering
 from service.edge.responses import json_response
 from service.errors import Overloaded
+from service.telemetry.load import ConnectionLoad
 from service.telemetry.logs import Seldom
 
 #: What aiohttp's parser and its connections are told. Its own limits are larger, and some are none.
@@ -46,34 +46,6 @@ _CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
 OVERDUE, IDLE = "overdue", "idle"
 
 
-@dataclass(slots=True)
-class Load:
-    """What all connections of the process take together, and what time each has.
-
-    ``keepalive_timeout`` is in seconds, between an answer and the next request; ``body_timeout`` for a body.
-    """
-
-    max_bytes: int
-    keepalive_timeout: float = 75.0
-    body_timeout: float = 30.0
-    bytes: int = 0
-    unfinished_bytes: int = 0
-    connections: int = 0
-    #: How many connections were closed on our own account, by why.
-    closed: dict[tuple[str, ...], int] = field(default_factory=dict)
-
-    def leave(self) -> None:
-        """Count one connection less."""
-        self.connections -= 1
-
-    def count_closed(self, reason: str) -> None:
-        """Count a connection that is closed on our own account."""
-        self.closed[reason,] = self.closed.get((reason,), 0) + 1
-
-
-LOAD: web.AppKey[Load] = web.AppKey("load", Load)
-
-
 class Connection(web.RequestHandler):
     """aiohttp's connection with a sense of time, and of how much memory its request takes."""
 
@@ -82,7 +54,7 @@ class Connection(web.RequestHandler):
         "ended",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, load: Load) -> None:
+    def __init__(self, server: web.Server, load: ConnectionLoad) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
         self._load = load
         self._held = self._unfinished_bytes = 0

@@ -45,34 +45,28 @@ class Cors:
         """What to add to every answer to a request with this ``Origin``; nothing if that is not allowed."""
         return self._headers.get(origin, _NONE)
 
+    def add_to(self, response: web.StreamResponse, path: str, origin: str) -> None:
+        """Add to the answer of a request from a page of ``origin`` what its browser must be told."""
+        if self.covers(path):
+            varies = response.headers.get("Vary")
+            response.headers.update(self.headers(origin))
+            if varies:
+                response.headers["Vary"] = f"Origin, {varies}"
 
-CORS: web.AppKey[Cors] = web.AppKey("cors", Cors)
-
-
-def add_cors(request: web.Request, response: web.StreamResponse) -> None:
-    """Add to the answer of a request that has an ``Origin`` what its browser must be told."""
-    cors = request.app[CORS]
-    if cors.covers(request.path):
-        varies = response.headers.get("Vary")
-        response.headers.update(cors.headers(request.headers["Origin"]))
-        if varies:
-            response.headers["Vary"] = f"Origin, {varies}"
-
-
-async def preflight(request: web.Request) -> web.Response:
-    """What a browser asks before it sends headers that a plain form could not send. It sends no token yet."""
-    if not request.app[CORS].headers(request.headers.get("Origin")):
-        raise Forbidden("Pages of this origin may not read answers")
-    headers = {
-        "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": ", ".join([*_REQUEST_HEADERS, *_asked_for(request)]),
-        "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE),
-    }
-    if _ASKED in request.headers:
-        headers["Vary"] = _ASKED
-    if request.path.endswith("/beacon"):
-        headers["Access-Control-Allow-Credentials"] = "true"  # a beacon of another type than text is sent with them
-    return web.Response(status=204, headers=headers)
+    async def preflight(self, request: web.Request) -> web.Response:
+        """What a browser asks before it sends headers that a plain form could not send. It sends no token yet."""
+        if not self.headers(request.headers.get("Origin")):
+            raise Forbidden("Pages of this origin may not read answers")
+        headers = {
+            "Access-Control-Allow-Methods": "GET, POST",
+            "Access-Control-Allow-Headers": ", ".join([*_REQUEST_HEADERS, *_asked_for(request)]),
+            "Access-Control-Max-Age": str(PREFLIGHT_MAX_AGE),
+        }
+        if _ASKED in request.headers:
+            headers["Vary"] = _ASKED
+        if request.path.endswith("/beacon"):
+            headers["Access-Control-Allow-Credentials"] = "true"  # a beacon of another type than text is sent with them
+        return web.Response(status=204, headers=headers)
 
 
 def _asked_for(request: web.Request) -> list[str]:

@@ -19,12 +19,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from service.edge.body import CUT_SHORT
-from service.edge.connection import Connection, Load
+from service.edge.connection import Connection
+from service.edge.context import Context
 from service.edge.framing import UNKNOWN, follow
 from service.edge.request_head import Head, Heads
 from service.edge.responses import answer_bytes, json_body, request_id_of
 from service.errors import BadFraming, BodyTimeout, Overloaded, RequestError, SpoolFailed
-from service.pipeline.intake import Accepted, Intake
+from service.pipeline.intake import AT_ONCE_MAX_BYTES, Accepted, Intake
+from service.telemetry.load import ConnectionLoad
 from service.telemetry.metrics import Metrics, Requests
 from service.telemetry.refusals import Refusals, partly
 
@@ -49,6 +51,16 @@ class Way(NamedTuple):
     body_timeout: float
 
 
+def direct_way(context: Context) -> Way:
+    """The way of POSTs of events past aiohttp."""
+    settings, metrics = context.settings, context.metrics
+    paths = settings.path_prefix, f"{settings.path_prefix}/batch"
+    heads = Heads(dict(zip(paths, (True, False), strict=True)), context.tokens, context.cors)
+    single, batch = (metrics.requests("POST", path) for path in paths)
+    limits = min(settings.max_body_bytes, AT_ONCE_MAX_BYTES), settings.body_timeout
+    return Way(heads, context.intake, metrics, context.refusals, *paths, single, batch, context.leaving, *limits)
+
+
 class DirectConnection(Connection):
     """A connection on which POSTs of events go the direct way, and everything else aiohttp's."""
 
@@ -57,7 +69,7 @@ class DirectConnection(Connection):
         "_theirs", "_way",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, load: Load, way: Way) -> None:
+    def __init__(self, server: web.Server, load: ConnectionLoad, way: Way) -> None:
         super().__init__(server, load)
         self._way = way
         self._theirs = 0  # bytes that aiohttp still waits for to the end of a request, or UNKNOWN

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import http_parser, web
 
-from service.edge.connection import IDLE, OVERDUE, Connection, Load
+from service.edge.connection import IDLE, OVERDUE, Connection
 from service.edge.lingering import Lingering
 from service.edge.sockets import BACKLOG
 from service.errors import StartError
+from service.telemetry.load import ConnectionLoad
 from service.telemetry.logs import Seldom
 from service.worker import ALONE, CONNECTIONS, Worker
 
@@ -79,7 +80,7 @@ class Listener:
         self,
         server: web.Server,
         connect: Callable[[], Connection],
-        load: Load,
+        load: ConnectionLoad,
         max_connections: int,
         header_timeout: float,
         worker: Worker = ALONE,

@@ -1,9 +1,7 @@
 """One middleware: every error becomes JSON, and nothing that goes wrong inside is shown outside."""
 
-import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -11,17 +9,12 @@ from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
 from schemas.refusals import Invalid
-from service.api.metrics import METRICS
-from service.api.refusals import REFUSALS
 from service.edge.auth import name_of
-from service.edge.cors import add_cors
+from service.edge.context import CONTEXT
 from service.edge.responses import REQUEST_ID, error_response, json_response, request_id_of
 from service.errors import BadFraming, RequestError
 from service.telemetry.refusals import reason_of
 
-LEAVING: web.AppKey[asyncio.Event] = web.AppKey("leaving", asyncio.Event)
-#: The paths that there are, by their plain form: see ``paths_of``.
-PATHS: web.AppKey[Mapping[str, str]] = web.AppKey("paths", Mapping)
 #: The parser takes 0.9 and 2.0 too.
 _VERSIONS = (HttpVersion11, HttpVersion10)
 #: In the metrics, a method that is none of HTTP's, and a path that is no route.
@@ -34,7 +27,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
     connection: Any = request.protocol  # a Connection; a cast would be a call
     connection.begin()
-    started, metrics = time.perf_counter(), request.app[METRICS]
+    context = request.app[CONTEXT]
+    started, metrics = time.perf_counter(), context.metrics
     request_id = request_id_of(request.headers.get(REQUEST_ID))
     reason: str | None = None
     try:
@@ -65,9 +59,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     metrics.requests(*route).observe(response.status, time.perf_counter() - started)
     response.headers[REQUEST_ID] = request_id
     response.headers.setdefault("Server", "analytics")  # of files, which no json_response made
-    if "Origin" in request.headers:
-        add_cors(request, response)
-    if request.app[LEAVING].is_set():
+    if (origin := request.headers.get("Origin")) is not None:
+        context.cors.add_to(response, request.path, origin)
+    if context.leaving.is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
     elif "Upgrade" in request.headers or request.method == hdrs.METH_CONNECT:
         # Of an upgrade that service/edge/framing.py did not see, aiohttp drops what came with it: what comes next may
@@ -75,7 +69,7 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         response.force_close()
     if response.status >= 400:
         if reason is not None:  # else it is a health that is not good
-            request.app[REFUSALS].add(*route, response.status, reason, name_of(request))
+            context.refusals.add(*route, response.status, reason, name_of(request))
         _log.info(
             "refused",
             extra={
@@ -88,11 +82,6 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     return response
 
 
-def paths_of(app: web.Application) -> Mapping[str, str]:
-    """The paths that the routes have now, by their plain form."""
-    return {_plain(resource.canonical): resource.canonical for resource in app.router.resources()}
-
-
 def _plain(path: str) -> str:
     """The path in small letters, without slashes that are too many."""
     return "/".join(part for part in path.lower().split("/") if part)
@@ -100,7 +89,10 @@ def _plain(path: str) -> str:
 
 def _words(error: web.HTTPException, request: web.Request) -> str:
     """What is wrong; of a path that is nearly one that there is, also which."""
-    meant = request.app[PATHS].get(_plain(request.path)) if error.status == 404 else None
+    if error.status != 404:
+        return error.reason
+    paths = {_plain(resource.canonical): resource.canonical for resource in request.app.router.resources()}
+    meant = paths.get(_plain(request.path))
     return f"{error.reason}; the path is {meant}" if meant else error.reason
 
 

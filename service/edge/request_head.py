@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from service.edge.access_tokens import Token
+from service.edge.access_tokens import AccessToken
 from service.edge.auth import check_origin, token_with_scope
 from service.edge.cors import Cors
 from service.edge.responses import request_id_of
@@ -56,7 +56,9 @@ class Head(NamedTuple):
 class Heads:
     """Reads heads. ``routes`` are the paths of events: True for a single one, False for a batch."""
 
-    def __init__(self, routes: Mapping[str, bool], tokens: Mapping[bytes, Token], cors: Cors | None = None) -> None:
+    def __init__(
+        self, routes: Mapping[str, bool], tokens: Mapping[bytes, AccessToken], cors: Cors | None = None
+    ) -> None:
         self._routes = {f"POST {path} HTTP/1.1".encode(): single for path, single in routes.items()}
         self._tokens = tokens
         self._cors = cors or Cors()

@@ -122,7 +122,7 @@ class BatchWriter:
         self._waiting_bytes += size
         self._wake.set()
 
-    def refusal(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Why an event of the usual priority sent now would not be kept; None if it would be."""
         refusal = Stopping() if self._leaving else self._refusal(ROOM_MIN_BYTES)
         if refusal:
@@ -168,7 +168,7 @@ class BatchWriter:
             self._status.works()
 
     def announce_stop(self) -> None:
-        """From now on ``refusal`` says that the service stops; what is under way is still taken."""
+        """From now on ``unavailable_reason`` says that the service stops; what is under way is still taken."""
         self._leaving = True
 
     async def close(self) -> None:

@@ -5,15 +5,15 @@ import time
 from functools import partial
 
 from service import __version__
-from service.edge.connection import Load
 from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
 from service.spool.spool import Spool
 from service.store.store import Store
 from service.telemetry import logs
+from service.telemetry.load import ConnectionLoad
 from service.telemetry.metrics import Metrics
-from service.telemetry.process import Usage
+from service.telemetry.process import ProcessUsage
 from service.telemetry.status import Status
 from service.worker import Worker
 
@@ -27,14 +27,14 @@ def read_parts(
     metrics.flush_interval.read = lambda: writer.limits.flush_interval
     metrics.spool_bytes.read = lambda: spool.size
     metrics.spool_max_bytes.read = lambda: writer.limits.spool_max_bytes
-    metrics.ready.read = lambda: writer.refusal() is None
+    metrics.ready.read = lambda: writer.unavailable_reason() is None
     metrics.quarantine_events.read = lambda: quarantine.held.events
     metrics.quarantine_files.read = lambda: quarantine.held.files
     metrics.quarantine_bytes.read = lambda: quarantine.held.bytes
     metrics.clickhouse_errors.values = store.errors
 
 
-def read_load(metrics: Metrics, load: Load) -> None:
+def read_load(metrics: Metrics, load: ConnectionLoad) -> None:
     """Let the gauges of the connections read this."""
     metrics.connections.read = lambda: load.connections
     metrics.connections_closed.values = load.closed
@@ -48,7 +48,7 @@ def read_states(metrics: Metrics, spool: Status, clickhouse: Status) -> None:
     metrics.clickhouse_up.read = lambda: clickhouse.ok
 
 
-def read_process(metrics: Metrics, usage: Usage, worker: Worker, *, embedded: bool) -> None:
+def read_process(metrics: Metrics, usage: ProcessUsage, worker: Worker, *, embedded: bool) -> None:
     """Let the gauges of the process and its disk read what was found last."""
     metrics.workers.read = lambda: worker.count
     metrics.build.label_values = (__version__, platform.python_version(), "embedded" if embedded else "server")
@@ -61,7 +61,7 @@ def read_process(metrics: Metrics, usage: Usage, worker: Worker, *, embedded: bo
         metric.read = partial(_of_process, usage, metric.name)
 
 
-def _of_process(usage: Usage, name: str) -> float | None:
+def _of_process(usage: ProcessUsage, name: str) -> float | None:
     return usage.process.get(name)
 
 

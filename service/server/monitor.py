@@ -20,7 +20,7 @@ from service.spool.spool import Spool
 from service.store.store import Store
 from service.telemetry.logs import Seldom
 from service.telemetry.metrics import Metrics
-from service.telemetry.process import Usage
+from service.telemetry.process import ProcessUsage
 from service.telemetry.status import Status
 from service.worker import SPOOL_BYTES, Worker
 
@@ -48,7 +48,7 @@ class Monitor:
         store: Store,
         clickhouse: Status,
         metrics: Metrics,
-        usage: Usage,
+        usage: ProcessUsage,
     ) -> None:
         self._metrics = metrics
         self._usage = usage

@@ -14,15 +14,16 @@ from aiohttp import web
 
 from service.config import Settings, variable
 from service.edge import access_tokens as tokens
-from service.edge.connection import LOAD, Load
-from service.edge.fast_path import DirectConnection
+from service.edge.fast_path import DirectConnection, direct_way
 from service.edge.listener import Listener, connections_limit, require_c_parser
 from service.edge.sockets import cannot_listen
 from service.errors import StartError, StoreError
-from service.server.app import announce_stop, create_app, direct_way
+from service.server.app import create_app
+from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.store.store import Store
+from service.telemetry.load import ConnectionLoad
 from service.worker import ALONE, Worker
 
 _log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ ORPHANED_TIMEOUT = 1.0
 async def run(
     settings: Settings,
     data: DataDir,
-    known: Mapping[bytes, tokens.Token],
+    known: Mapping[bytes, tokens.AccessToken],
     target: Target,
     sockets: Sequence[socket.socket],
     tell: Callable[[str], None],
@@ -54,19 +55,20 @@ async def run(
     if target.embedded:
         data.use_private_temporary_folder()
     store = Store(target, migrating=settings.migrate == "on")
-    app = create_app(settings, data, known, store, worker)
+    parts = Parts(settings, data, known, store, worker)
     runner = web.AppRunner(
-        app,
+        create_app(parts.context),
         handler_cancellation=False,  # a client that leaves must not abort a commit
         shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
     )
     stop = Stop(settings.shutdown_timeout)
     stop.watch(parent)
     try:
+        await parts.start()
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
-        load = app[LOAD]
-        connect = partial(DirectConnection, runner.server, load, direct_way(app))
+        load = parts.context.load
+        connect = partial(DirectConnection, runner.server, load, direct_way(parts.context))
         shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
         listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
         try:
@@ -82,13 +84,14 @@ async def run(
         if stop.orphaned:
             data.sign()  # the parent, which is gone, can't be found and asked to stop
         tell("leaving")
-        announce_stop(app, stop.seconds)
+        parts.announce_stop(stop.seconds)
         await listener.close()
         await _wait_for_clients(load, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
     except StoreError as error:
         raise store_refused(error) from None
     finally:
         await runner.cleanup()
+        await parts.close()
     return 0
 
 
@@ -134,7 +137,7 @@ def _reap() -> None:
             pass
 
 
-async def _wait_for_clients(load: Load, seconds: float) -> None:
+async def _wait_for_clients(load: ConnectionLoad, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             while load.connections:  # noqa: ASYNC110  # nothing tells

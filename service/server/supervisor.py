@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from service.config import Settings, variable
 from service.edge import sockets
-from service.edge.access_tokens import Token
+from service.edge.access_tokens import AccessToken
 from service.errors import StartError, start_refused
 from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
@@ -82,7 +82,7 @@ class Supervisor:
 
     settings: Settings
     data: DataDir
-    known: Mapping[bytes, Token]
+    known: Mapping[bytes, AccessToken]
     target: Target
     greet: Callable[[int], None]
     failure: str | None = None

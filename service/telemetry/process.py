@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import ProcessCollector
 
 
-class Usage:
+class ProcessUsage:
     """The values that ``refresh`` found last. Of a disk that does not answer they stay as they were."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ from aiohttp import web
 from swagger_ui_bundle import swagger_ui_path
 
 from service import __version__
-from service.edge.body import SETTINGS
+from service.edge.context import CONTEXT
 from service.edge.responses import json_response
 
 #: Only our own files run, and they may call only this service. ``data:`` is for Swagger UI's icons.
@@ -56,7 +56,7 @@ async def _to_docs(request: web.Request) -> web.Response:
 async def _openapi(request: web.Request) -> web.Response:
     from schemas.openapi import document  # here: the models of answers take a start 20 ms, and few starts need them
 
-    return json_response(document(__version__, request.app[SETTINGS].path_prefix))
+    return json_response(document(__version__, request.app[CONTEXT].settings.path_prefix))
 
 
 def _text(text: str, content_type: str):  # type: ignore[no-untyped-def]

@@ -1,17 +1,10 @@
 """What all workers know, told by whichever of them is asked.
 
 Each worker answers on a Unix socket of its own what it knows itself, as JSON. The one that a client asks puts its
-own and its siblings' together. With one worker there is no socket, and nothing to put together.
+own answer and its siblings' together. With one worker there is no socket, and nothing to put together.
 
-What can be asked is a ``Kind``, given by its name where the parts are wired (``create_app``):
-
-- ``own(app)`` is what this worker knows: a value that JSON can carry. It is called on the event loop, of each worker,
-  for each answer: it must be quick.
-- ``of_silent(number)`` is what can be found out about a worker that does not answer in time, since it is being
-  restarted or hangs; it is called on a thread. None if nothing can.
-- ``merge(states)`` makes the answer of both; with one worker, of its own alone. It says who was silent, if it matters.
-
-``await app[STATES].merged("buffer")`` is the answer, of ``own`` called after the question.
+What can be asked is a ``PeerQuery``, given by its name where the parts are wired. ``await peers.ask("buffer")`` is the
+merged answer of all workers, each worked out after the question.
 """
 
 import asyncio
@@ -23,49 +16,59 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-from aiohttp import web
 
-from service.api.single_flight import SingleFlight
+from service.telemetry.single_flight import SingleFlight
 from service.worker import Worker
 
 #: Seconds that a sibling has to answer. Under full load its event loop takes a tenth of that for a turn.
 ANSWER_TIMEOUT = 0.5
 
 
-class States(NamedTuple):
-    """By the workers' numbers: what they said, and of those that said nothing in time what could be found out."""
+class PeerAnswers(NamedTuple):
+    """By the workers' numbers: what they answered, and of those that were silent what could be found out."""
 
     asked: int  #: the worker that the client asked; it is always among the known
     known: dict[int, Any]
     silent: dict[int, Any]
 
 
-class Kind(NamedTuple):
-    """Something that can be asked of all workers; see above."""
-
-    own: Callable[[web.Application], Any]
-    merge: Callable[[States], Any]
-    of_silent: Callable[[int], Any] = lambda number: None
+def _nothing(number: int) -> None:
+    return None
 
 
-class WorkerStates:
+class PeerQuery(NamedTuple):
+    """Something that all workers can be asked.
+
+    - ``own()`` is what this worker knows: a value that JSON can carry. It is called on the event loop, of each worker,
+      for each answer: it must be quick.
+    - ``merge(answers)`` makes the answer of all; with one worker, of its own alone. It says who was silent, if it
+      matters.
+    - ``fallback(number)`` is what can be found out about a worker that does not answer in time, since it is being
+      restarted or hangs; it is called on a thread. None if nothing can.
+    """
+
+    own: Callable[[], Any]
+    merge: Callable[[PeerAnswers], Any]
+    fallback: Callable[[int], Any] = _nothing
+
+
+class Peers:
     """Asks all workers, and answers for this one, from ``start`` to ``close``. ``folder`` is that of the sockets."""
 
-    def __init__(self, app: web.Application, worker: Worker, folder: Path, kinds: Mapping[str, Kind]) -> None:
-        self._app = app
+    def __init__(self, worker: Worker, folder: Path, queries: Mapping[str, PeerQuery]) -> None:
         self._worker = worker
         self._folder = folder
-        self._kinds = kinds
-        self._asking = {name: SingleFlight(partial(self._gather, name)) for name in kinds}
+        self._queries = queries
+        self._asking = {name: SingleFlight(partial(self._ask_all, name)) for name in queries}
         self._server: asyncio.Server | None = None
         self._folder_fd = -1
 
-    async def merged(self, name: str) -> Any:
-        """What all workers know of this kind."""
+    async def ask(self, name: str) -> Any:
+        """What all workers answer to this query."""
         if self._worker.count > 1:
             return await self._asking[name]()
-        kind = self._kinds[name]
-        return kind.merge(States(0, {0: kind.own(self._app)}, {}))
+        query = self._queries[name]
+        return query.merge(PeerAnswers(0, {0: query.own()}, {}))
 
     async def start(self) -> None:
         """Answer the siblings, if there are any."""
@@ -91,27 +94,28 @@ class WorkerStates:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 name = (await reader.readline()).decode().strip()
-                writer.write(orjson.dumps(self._kinds[name].own(self._app)))
+                writer.write(orjson.dumps(self._queries[name].own()))
                 await writer.drain()
         except (OSError, TimeoutError):
             pass  # who asked is gone
         finally:
             writer.close()
 
-    async def _gather(self, name: str) -> Any:
-        number = self._worker.number
+    async def _ask_all(self, name: str) -> Any:
+        number, query = self._worker.number, self._queries[name]
         siblings = [one for one in range(self._worker.count) if one != number]
-        answers = await asyncio.gather(*(self._ask(one, name) for one in siblings))
-        kind, known, silent = self._kinds[name], {}, {}
+        answers = await asyncio.gather(*(self._ask_one(one, name) for one in siblings))
+        known: dict[int, Any] = {}
+        silent: dict[int, Any] = {}
         for one, answer in zip(siblings, answers, strict=True):
             if answer:
                 [known[one]] = answer
             else:
-                silent[one] = await asyncio.to_thread(kind.of_silent, one)
-        known[number] = kind.own(self._app)
-        return kind.merge(States(number, dict(sorted(known.items())), silent))
+                silent[one] = await asyncio.to_thread(query.fallback, one)
+        known[number] = query.own()
+        return query.merge(PeerAnswers(number, dict(sorted(known.items())), silent))
 
-    async def _ask(self, number: int, name: str) -> tuple[Any] | None:
+    async def _ask_one(self, number: int, name: str) -> tuple[Any] | None:
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 reader, writer = await asyncio.open_unix_connection(self._socket(number))
@@ -122,6 +126,3 @@ class WorkerStates:
                     writer.close()
         except (OSError, TimeoutError, orjson.JSONDecodeError):
             return None  # it is being restarted, it has stopped already, or it hangs
-
-
-STATES: web.AppKey[WorkerStates] = web.AppKey("states", WorkerStates)

@@ -41,7 +41,7 @@ class SingleFlight(Generic[Result]):
         return await self._call()
 
 
-class Kept(Generic[Result]):
+class CachedFlight(Generic[Result]):
     """A single flight whose result is kept: for ``seconds``, and for ``times`` as long as the call took.
 
     So the calls never take more than that share of the time, whatever they cost and however many ask. A failure is not
