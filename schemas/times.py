@@ -1,14 +1,15 @@
-"""Times of events as sent → whole microseconds since 1970, those of the usual form without pydantic."""
+"""Times: of events as sent to whole microseconds since 1970, and back to text as the contract writes it."""
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pydantic import TypeAdapter
 
 from schemas.events import EventTime
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_MICROSECOND, _MILLISECOND = timedelta(microseconds=1), timedelta(milliseconds=1)
 _SECOND = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.", re.ASCII)
 validate_time = TypeAdapter(EventTime).validate_python
 
@@ -16,6 +17,16 @@ validate_time = TypeAdapter(EventTime).validate_python
 def microseconds(time: datetime) -> int:
     """Whole µs since 1970."""
     return (time - _EPOCH) // _MICROSECOND
+
+
+def iso(time: datetime | int) -> str:
+    """A UTC time, or µs since 1970, as the contract writes it: with milliseconds and Z."""
+    return _iso_of_millisecond((microseconds(time) if isinstance(time, datetime) else time) // 1000)
+
+
+@lru_cache(maxsize=256)  # under load many requests share a millisecond
+def _iso_of_millisecond(millisecond: int) -> str:
+    return (_EPOCH + _MILLISECOND * millisecond).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def microseconds_as_sent(sent: str | int | float) -> int:

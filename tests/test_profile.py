@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from schemas.parse import parse_batch
 from schemas.payload import Rows
 from schemas.rows import CURRENT, make_rows
+from schemas.statements import statement
 from service.errors import Misconfigured, StoreError
 from service.store.dsn import parse_dsn
 from service.store.settings import LIMITS
@@ -149,7 +149,7 @@ def _batch(name: str, size: int) -> Rows:
 
 async def _answers(store: Store) -> dict[str, Any]:
     def sql(name: str) -> str:
-        return files("schemas").joinpath("sql", f"{name}.sql").read_text("utf-8")
+        return statement(name)
 
     span = {"start_us": NOW - 3_600_000_000, "now_us": NOW + 1}
     by_bucket = {**span, "bucket_us": 60_000_000}

@@ -2,24 +2,22 @@
 
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import partial
-from importlib.resources import files
 from typing import NamedTuple
 
 from aiohttp import web
 
 from schemas.refusals import Invalid
+from schemas.statements import statement
+from schemas.times import iso
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
-from service.edge.responses import body_response, iso, json_body
+from service.edge.responses import body_response, json_body
 from service.errors import StoreError, StoreUnavailable
 from service.store.store import Store
 from service.telemetry.single_flight import CachedFlight
 
-ACTIVITY_SQL, TOP_NAMES_SQL = (
-    files("schemas").joinpath("sql", name).read_text("utf-8") for name in ("activity.sql", "top_names.sql")
-)
+ACTIVITY_SQL, TOP_NAMES_SQL = statement("activity"), statement("top_names")
 #: An answer is kept for so many seconds, and for so many times as long as its queries took.
 KEPT_SECONDS, KEPT_TIMES = 2.0, 20.0
 #: Of the error message, FastAPI's words.
@@ -74,15 +72,11 @@ async def activity(store: Store, name: str, now_us: int) -> dict[str, object]:
     for category, bucket, events in rows:
         by_category.setdefault(category, [0] * (seconds // bucket_seconds))[bucket] = events
     return {
-        "as_of": _iso(now_us),
+        "as_of": iso(now_us),
         "span": name,
-        "start": _iso(start_us),
+        "start": iso(start_us),
         "bucket_seconds": bucket_seconds,
         "total_events": sum(events for _, _, events in rows),
         "events_by_category": by_category,
         "top_names": [{"event_name": event_name, "events": events} for event_name, events in names],
     }
-
-
-def _iso(microseconds: int) -> str | None:
-    return iso(datetime.fromtimestamp(microseconds // 1000 / 1000, UTC))

@@ -5,10 +5,11 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.times import iso
 from service import __version__
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
-from service.edge.responses import iso, json_response
+from service.edge.responses import json_response
 from service.errors import Forbidden, Unauthorized
 from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
@@ -62,7 +63,7 @@ def health_query(
             "uptime_seconds": round(time.monotonic() - started_at, 3),
             "spool": _part(spool, reason or nearly),
             "clickhouse": _part(clickhouse, None if clickhouse.ok else clickhouse.reason),
-            "quarantine": quarantine.held._asdict(),
+            "quarantine": quarantine.size._asdict(),
             "warnings": list(store.warnings),
         }
 

@@ -1,10 +1,9 @@
 """What got lost of a session, by the numbers that its client gave the events."""
 
-from importlib.resources import files
-
 from aiohttp import web
 
 from schemas.refusals import Invalid
+from schemas.statements import statement
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import json_response
@@ -13,7 +12,7 @@ from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.telemetry.peers import PeerAnswers, PeerQuery
 
-LOSS_SQL = files("schemas").joinpath("sql", "loss.sql").read_text("utf-8")
+LOSS_SQL = statement("loss")
 
 
 async def get_loss(request: web.Request) -> web.Response:

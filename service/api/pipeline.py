@@ -5,10 +5,11 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.times import iso
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
-from service.edge.responses import iso, json_response
-from service.telemetry.instruments import Read
+from service.edge.responses import json_response
+from service.telemetry.instruments import CallbackMetric
 from service.telemetry.metrics import RECENT_SECONDS, Metrics
 from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.telemetry.recent import quantile
@@ -41,7 +42,7 @@ def pipeline_query(metrics: Metrics) -> PeerQuery:
     return PeerQuery(own, merge_pipelines)
 
 
-def _now(gauge: Read) -> float:
+def _now(gauge: CallbackMetric) -> float:
     return gauge.read() or 0 if gauge.read else 0
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 from aiohttp import web
 
+from schemas.times import iso
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
-from service.edge.responses import iso, json_response
+from service.edge.responses import json_response
 from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.telemetry.refusals import MOST, Refusal, Refusals, Seen
 
@@ -34,8 +35,8 @@ def merge_refusals(answers: PeerAnswers) -> list[dict[str, Any]]:
         {
             **refusal._asdict(),
             "count": seen.times,
-            "first_at": iso(datetime.fromtimestamp(seen.first_at, UTC)),
-            "last_at": iso(datetime.fromtimestamp(seen.last_at, UTC)),
+            "first_at": iso(int(seen.first_at * 1e6)),
+            "last_at": iso(int(seen.last_at * 1e6)),
         }
         for refusal, seen in latest
     ]

@@ -5,14 +5,16 @@ the moment in which it is inserted, but never neither.
 """
 
 import time
-from importlib.resources import files
+from datetime import datetime
 from pathlib import Path
 
 from aiohttp import web
 
+from schemas.statements import statement
+from schemas.times import iso
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
-from service.edge.responses import iso, json_response
+from service.edge.responses import json_response
 from service.errors import StoreError, StoreUnavailable
 from service.pipeline.flusher import Flusher
 from service.pipeline.totals import Totals
@@ -24,7 +26,7 @@ from service.telemetry.peers import PeerAnswers, PeerQuery
 from service.worker import Worker
 
 Counts = list[tuple[str, int, int, int]]
-STATS_SQL = files("schemas").joinpath("sql", "stats.sql").read_text("utf-8")
+STATS_SQL = statement("stats")
 
 
 async def get_stats(request: web.Request) -> web.Response:
@@ -67,7 +69,7 @@ def buffer_query(writer: BatchWriter, flusher: Flusher, data: Path, worker: Work
             "buffer_size": writer.open_rows,
             "max_buffer_size": writer.limits.batch_rows,
             "flush_interval_seconds": writer.limits.flush_interval,
-            "last_flush": iso(flusher.totals.last_flush),
+            "last_flush": _time(flusher.totals.last_flush),
             "events_pending": writer.open_rows + flusher.pending_rows,
             "events_flushed_total": flusher.totals.flushed,
         }
@@ -76,6 +78,10 @@ def buffer_query(writer: BatchWriter, flusher: Flusher, data: Path, worker: Work
         totals = Totals(data, Worker(number, worker.count))
         pending = rows_in(spool_of(data, number))
         found = {"events_pending": pending, "events_flushed_total": totals.flushed}
-        return {"buffer_size": 0, "last_flush": iso(totals.last_flush), **found}
+        return {"buffer_size": 0, "last_flush": _time(totals.last_flush), **found}
 
     return PeerQuery(own, _merge_buffers, on_disk)
+
+
+def _time(flushed: datetime | None) -> str | None:
+    return None if flushed is None else iso(flushed)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import StartError
-from service.spool.quarantine import Outcome, Quarantine
+from service.spool.quarantine_commands import EntryResult, QuarantineCommands
 from service.spool.quarantine_entry import Entry
 
 #: Bytes of a damaged stretch that ``show`` prints.
@@ -19,9 +19,11 @@ SHOWN_BYTES = 4096
 def add(commands: Any, data: Callable[[], Path]) -> None:
     """Add the command. ``data`` is the data folder, found when the command runs."""
 
-    def run(function: Callable[[Quarantine, argparse.Namespace], int | None]) -> Callable[[argparse.Namespace], Any]:
+    def run(
+        function: Callable[[QuarantineCommands, argparse.Namespace], int | None],
+    ) -> Callable[[argparse.Namespace], Any]:
         def guarded(options: argparse.Namespace) -> int | None:
-            quarantine = Quarantine(data())
+            quarantine = QuarantineCommands(data())
             try:
                 return function(quarantine, options)
             except BrokenPipeError:  # the reader of our output has gone
@@ -47,7 +49,7 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
         action.set_defaults(action=name, run=run(_change))
 
 
-def _list(quarantine: Quarantine, options: argparse.Namespace) -> None:
+def _list(quarantine: QuarantineCommands, options: argparse.Namespace) -> None:
     entries = quarantine.entries()
     for entry in entries:
         try:
@@ -86,7 +88,7 @@ def _plain(value: object) -> str:
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)
 
 
-def _show(quarantine: Quarantine, options: argparse.Namespace) -> None:
+def _show(quarantine: QuarantineCommands, options: argparse.Namespace) -> None:
     [entry] = quarantine.entries([options.name])
     if not entry.damaged:
         try:
@@ -104,10 +106,10 @@ def _show(quarantine: Quarantine, options: argparse.Namespace) -> None:
         print(f"{start:08x}  {part.hex(' '):47}  {text}")
 
 
-def _change(quarantine: Quarantine, options: argparse.Namespace) -> int:
+def _change(quarantine: QuarantineCommands, options: argparse.Namespace) -> int:
     action = options.action
     names = None if options.all else options.names
-    outcomes: Iterator[Outcome] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
+    outcomes: Iterator[EntryResult] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
     done = problems = 0
     for name, problem in outcomes:
         done, problems = done + (not problem), problems + bool(problem)

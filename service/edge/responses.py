@@ -5,7 +5,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import count
@@ -32,11 +31,6 @@ _prefix, _numbers = os.urandom(6).hex(), count(1)
 def request_id_of(given: str | None) -> str:
     """The id of a request: the one that its client gave if that is fit for a log, else a new one."""
     return given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
-
-
-def iso(time: datetime | None) -> str | None:
-    """A UTC time as the contract writes it."""
-    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def json_body(value: Any) -> bytes:

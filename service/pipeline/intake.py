@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
 from schemas.payload import EncodedRows
 from schemas.refusals import ErrorItem
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
+from schemas.times import iso
 from service.errors import Shed, SpoolFailed, Unavailable
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.writer import BatchWriter
@@ -65,7 +65,7 @@ class Intake:
             "success": True,
             "event_id": id_text(first_id(rows)),
             "message": "Event accepted",
-            "timestamp": _iso(now),
+            "timestamp": iso(now),
         }
         return Accepted(rows, ack)
 
@@ -103,7 +103,7 @@ class Intake:
             "events_queued": len(rows),
             "events_failed": failed,
             "message": f"{failed} of {received} events were not taken" if failed else "Batch accepted",
-            "timestamp": _iso(now),
+            "timestamp": iso(now),
         }
         return Accepted(rows, ack | ({"errors": errors} if errors else {}), headers, refused_by)
 
@@ -165,12 +165,3 @@ def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[i
 def _derived(source: str, key: str | None, places: list[int]) -> list[bytes] | None:
     """The ids of a request with an Idempotency-Key: by it, the client's token and the places of the events."""
     return None if key is None else [derive_event_id(source, key, place) for place in places]
-
-
-def _iso(microseconds: int) -> str:
-    return _iso_of_millisecond(microseconds // 1000)
-
-
-@lru_cache(maxsize=256)  # under load many requests share a millisecond
-def _iso_of_millisecond(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,8 +18,8 @@ def recover(spool: Spool, flusher: Flusher, *, first: bool = True) -> None:
         quarantine.count()
     except OSError as error:
         _log.error("what comes back from the quarantine waits: %s", error)
-    if first and any(quarantine.held):
-        _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.held)
+    if first and any(quarantine.size):
+        _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.size)
     try:
         waiting = quarantine.waiting()
         segments = [segment for segment in spool.recover() if segment.token not in waiting]

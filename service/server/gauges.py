@@ -28,9 +28,9 @@ def read_parts(
     metrics.spool_bytes.read = lambda: spool.size
     metrics.spool_max_bytes.read = lambda: writer.limits.spool_max_bytes
     metrics.ready.read = lambda: writer.unavailable_reason() is None
-    metrics.quarantine_events.read = lambda: quarantine.held.events
-    metrics.quarantine_files.read = lambda: quarantine.held.files
-    metrics.quarantine_bytes.read = lambda: quarantine.held.bytes
+    metrics.quarantine_events.read = lambda: quarantine.size.events
+    metrics.quarantine_files.read = lambda: quarantine.size.files
+    metrics.quarantine_bytes.read = lambda: quarantine.size.bytes
     metrics.clickhouse_errors.values = store.errors
 
 

@@ -23,37 +23,31 @@ So the service needs to know nothing of commands, nor a command whether the serv
 entries, and worker 0 alone takes back: nobody else's spool may have what a killed one has taken.
 """
 
-import fcntl
 import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from schemas.payload import Header, Rows, encode_header, encode_rows
-from schemas.rows import BY_CLIENT, CURRENT
-from service.errors import Rejected, StartError
-from service.spool.data_dir import spool_of, worker_folders
+from schemas.payload import Rows
+from service.errors import Rejected
 from service.spool.disk import fsync_folder, replace_durably
-from service.spool.format import FILE_MAGIC, MIXED_MAGICS, encode_frame, frames, has_ids
-from service.spool.quarantine_entry import ENTRY, Entry, document_of
-from service.spool.segment import NAME_FORM, Segment, new_token
+from service.spool.format import MIXED_MAGICS, frames, has_ids
+from service.spool.quarantine_entry import ENTRY, document_of
+from service.spool.segment import NAME_FORM, Segment
 from service.spool.spool import Spool
 
-#: Rows that go back as one segment, and the bytes of their entries if they are several.
-RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
 _RETRY = re.compile(NAME_FORM + r"\.(?P<rows>\d+)\.retry")
 _COUNT_AGAIN_NS = 10**9
 _log = logging.getLogger(__name__)
 _decode = msgspec.msgpack.Decoder(tuple[list[str], bytes]).decode
 
 
-class Held(NamedTuple):
+class QuarantineSize(NamedTuple):
     """What the quarantine holds: refused events, damaged stretches, and the bytes of both."""
 
     events: int
@@ -61,29 +55,20 @@ class Held(NamedTuple):
     bytes: int
 
 
-class Outcome(NamedTuple):
-    """What became of an entry that was to be dropped or retried: no problem, or why it is still there."""
-
-    name: str
-    problem: str | None = None
-
-
 class Quarantine:
-    """The quarantine of a data folder. The service's part comes first, the command's after it.
+    """The quarantine of a data folder, as the service uses it; commands are in ``quarantine_commands``.
 
     ``takes_back``: whether this worker is the one that takes what is in ``retry``.
     """
 
     def __init__(self, data: Path, *, takes_back: bool = True) -> None:
         self.folder = data / "quarantine"
-        self.held = Held(0, 0, 0)
+        self.size = QuarantineSize(0, 0, 0)
         self._retry = data / "retry"
         self._data = data
         self._takes_back = takes_back
         self._counted = 0
         self._unreadable: set[Path] = set()
-
-    # -- the service --------------------------------------------------------------------------
 
     def put(self, token: str, index: int, rows: Rows, error: Rejected) -> None:
         """Keep a row of a segment, the only one of ``rows``, durable on return."""
@@ -97,28 +82,28 @@ class Quarantine:
         return {int(match["position"]) for match in found if match}
 
     def count(self) -> None:
-        """Bring ``held`` up to date, if the folder has changed: by the flusher, a command or a person."""
+        """Bring ``size`` up to date, if the folder has changed: by the flusher, a command or a person."""
         try:
             changed = self.folder.stat().st_mtime_ns
         except FileNotFoundError:
-            self.held = Held(0, 0, 0)
+            self.size = QuarantineSize(0, 0, 0)
             return
         if changed == self._counted:
             return
         # A later change may bear the same time, by the grain of the clock: count again until it lies back.
         self._counted = changed if time.time_ns() - changed > _COUNT_AGAIN_NS else 0
-        events = files = size = 0
+        events = files = total = 0
         with os.scandir(self.folder) as found:
             for one in found:
                 if not ENTRY.fullmatch(one.name):
                     continue
                 try:
-                    size += one.stat().st_size
+                    total += one.stat().st_size
                 except FileNotFoundError:
                     continue
                 events += one.name.endswith(".json")
                 files += one.name.endswith(".damaged")
-        self.held = Held(events, files, size)
+        self.size = QuarantineSize(events, files, total)
 
     def returning(self) -> list[Path]:
         """The files in ``retry``, oldest first."""
@@ -135,13 +120,13 @@ class Quarantine:
         """Step 3: the segment of a file in ``retry``, now in the spool. Raises OSError: then do it again later."""
         token, rows, _ = path.name.split(".")
         try:
-            names, content = _decode(path.read_bytes())
+            names, content = read_returning(path)
         except msgspec.MsgspecError as error:
             _log.error("%s is damaged (%s): left alone", path, error)
             self._unreadable.add(path)
             return None
         fsync_folder(self._retry)  # we may have seen a name that the command has not yet made durable
-        self._delete(names)
+        delete_entries(self.folder, names)
         mixed = content.startswith(MIXED_MAGICS)
         ids = None if mixed else sum(count for start, _, count, _ in frames(content) if has_ids(content, start))
         segment = spool.adopt(token, int(rows), ids, content, self._retry / f".{token}.sealed")
@@ -153,116 +138,16 @@ class Quarantine:
         _log.info("%d events of the quarantine are tried again, token %s", segment.rows, segment.token)
         return segment
 
-    # -- the command --------------------------------------------------------------------------
 
-    def entries(self, names: Collection[str] | None = None) -> list[Entry]:
-        """All entries, or those of these names, oldest first. Raises StartError if one is not there."""
-        self._check_folder()
-        gone = {name for path in self.returning() for name in _names(path)}  # before looking: see step 3
-        there = {}
-        for path in self.folder.iterdir():
-            match = ENTRY.fullmatch(path.name)
-            if match and path.name not in gone:
-                there[path.name] = Entry(path, match["token"], int(match["position"]))
-        if missing := sorted(set(names or ()) - there.keys()):
-            raise StartError(f"the quarantine {self.folder} has no entry named {missing[0]!r}")
-        wanted = there.values() if names is None else (there[name] for name in set(names))
-        return sorted(wanted, key=lambda one: (one.token, one.position, one.path))
-
-    def drop(self, names: Collection[str] | None) -> Iterator[Outcome]:
-        """Delete entries, all or these; each is named first."""
-        with self._alone():
-            for entry, problem in self._settled(names):
-                yield Outcome(entry.path.name, problem)
-                if not problem:
-                    entry.path.unlink(missing_ok=True)
-            fsync_folder(self.folder)
-
-    def retry(self, names: Collection[str] | None) -> Iterator[Outcome]:
-        """Send rows back to ClickHouse, all or these; each is named when that is durable."""
-        with self._alone():
-            for leftover in self._retry.glob(".*.tmp"):  # of a command that was killed
-                leftover.unlink(missing_ok=True)
-            group: list[str] = []
-            rows: list[tuple[Any, ...]] = []
-            size, header = 0, CURRENT
-            for entry, problem in self._settled(names):
-                if entry.damaged and names is None:
-                    continue
-                try:
-                    if problem or entry.damaged:
-                        raise ValueError(problem or "damaged bytes can't be retried")
-                    own, row = entry.row()
-                    own_size = entry.path.stat().st_size
-                except (OSError, ValueError) as error:
-                    yield Outcome(entry.path.name, problem or f"can't be retried: {error}")
-                    continue
-                if group and (own != header or len(group) >= RETRY_ROWS or size + own_size > RETRY_BYTES):
-                    yield from self._send_back(group, header, rows)
-                    group, rows, size = [], [], 0
-                header, size = own, size + own_size
-                group.append(entry.path.name)
-                rows.append(row)
-            if group:
-                yield from self._send_back(group, header, rows)
-
-    def _send_back(self, names: list[str], header: Header, rows: list[tuple[Any, ...]]) -> Iterator[Outcome]:
-        origin = header.names.index("id_origin") if "id_origin" in header.names else None
-        kinds: dict[bool, list[tuple[Any, ...]]] = {False: [], True: []}
-        for row in rows:
-            kinds[origin is not None and row[origin] == BY_CLIENT].append(row)
-        encoded = [encode_frame(encode_header(header), 0)]
-        for with_ids, some in kinds.items():
-            if some:
-                encoded.append(encode_frame(encode_rows(some, header.types).payload, len(some), with_ids=with_ids))
-        content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(encoded)))
-        token = new_token(time.time_ns() // 1_000_000)
-        replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)
-        self._delete(names)
-        yield from (Outcome(name) for name in names)
-
-    def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
-        """Step 1: the entries, each with what is against touching it."""
-        entries = self.entries(names)
-        if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
-            fsync_folder(self._retry)
-        # An open segment becomes a sealed one, and one moves to a worker of a lower number (see leftovers), never the
-        # reverse: in this order none slips through.
-        busy = set()
-        for number in worker_folders(self._data):
-            spool = spool_of(self._data, number)
-            busy |= {path.name.split(".")[0] for suffix in ("open", "sealed") for path in spool.glob(f"*.{suffix}")}
-            if spool.is_dir():
-                fsync_folder(spool)
-        problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
-        return [(entry, problem if entry.token in busy else None) for entry in entries]
-
-    def _delete(self, names: list[str]) -> None:
-        for name in names:
-            if ENTRY.fullmatch(name):
-                (self.folder / name).unlink(missing_ok=True)
-        if self.folder.is_dir():
-            fsync_folder(self.folder)
-
-    def _check_folder(self) -> None:
-        if not self.folder.is_dir():
-            raise StartError(f"there is no {self.folder}: is ANALYTICS_DATA_DIR that of the service?")
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self._check_folder()
-        if self.folder.stat().st_uid != os.geteuid():  # the service could not read what we leave for it
-            raise StartError(f"{self.folder} belongs to another user: run this as the user of the service")
-        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+def read_returning(path: Path) -> tuple[list[str], bytes]:
+    """The names of the entries in a file of ``retry``, and its segment. Raises OSError, MsgspecError."""
+    return _decode(path.read_bytes())
 
 
-def _names(path: Path) -> list[str]:
-    try:
-        return _decode(path.read_bytes())[0]
-    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; damaged: the service says so
-        return []
+def delete_entries(folder: Path, names: Iterable[str]) -> None:
+    """Delete these entries of the folder, durable on return; those that are gone already are no fault."""
+    for name in names:
+        if ENTRY.fullmatch(name):
+            (folder / name).unlink(missing_ok=True)
+    if folder.is_dir():
+        fsync_folder(folder)

@@ -8,10 +8,10 @@ for instance since the user may not look, is none.
 import logging
 import re
 from collections.abc import Awaitable
-from importlib.resources import files
 from typing import Any, Protocol
 
 from schemas.rows import CURRENT
+from schemas.statements import statement
 from service.errors import StoreError
 from service.store.failures import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION
 
@@ -28,8 +28,8 @@ _TRIAL = "INSERT INTO events (names) SELECT defaults WHERE 0".replace("names", "
 )
 #: Needed only where a view behind the table fails: see ``remember_ids.sql``.
 _IDS_TRIAL = "INSERT INTO client_ids (id, received_at) SELECT toUInt128(0), now64(3, 'UTC') WHERE 0"
-_TABLES_SQL = files("schemas").joinpath("sql", "tables.sql").read_text("utf-8")
-_ROW_POLICIES_SQL = files("schemas").joinpath("sql", "row_policies.sql").read_text("utf-8")
+_TABLES_SQL = statement("tables")
+_ROW_POLICIES_SQL = statement("row_policies")
 #: What no later try will mend by itself.
 _FINAL = (ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION)
 _NEEDED = (

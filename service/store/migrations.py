@@ -9,9 +9,9 @@ than this program.
 import hashlib
 import logging
 import re
-from importlib.resources import files
 from typing import NamedTuple, Protocol
 
+from schemas.statements import migration_files
 from service.errors import Misconfigured
 
 _NAME = re.compile(r"(?P<number>\d{4})_[a-z0-9_]+\.sql")
@@ -46,7 +46,7 @@ class Database(Protocol):
 def shipped() -> list[Migration]:
     """The migrations of this version, in order."""
     found = []
-    for file in files("schemas").joinpath("sql", "migrations").iterdir():
+    for file in migration_files():
         if match := _NAME.fullmatch(file.name):
             found.append(Migration(int(match["number"]), file.name, file.read_text("utf-8")))
     return sorted(found)

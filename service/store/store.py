@@ -9,10 +9,10 @@ import math
 import re
 import time
 from collections.abc import Awaitable, Sequence
-from importlib.resources import files
 from typing import Any
 
 from schemas.payload import Rows
+from schemas.statements import statement
 from service.errors import Retryable, StoreError
 from service.store.checks import check
 from service.store.dsn import Target
@@ -28,11 +28,11 @@ PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
 LOOK_UP_TIMEOUT = 60.0
 #: Seconds. How often it is tried whether all is as it must be.
 CHECKED_EVERY = 60.0
-KNOWN_IDS_SQL = files("schemas").joinpath("sql", "known_ids.sql").read_text("utf-8")
-STORED_SQL = files("schemas").joinpath("sql", "stored.sql").read_text("utf-8")
-IS_RUNNING_SQL = files("schemas").joinpath("sql", "is_running.sql").read_text("utf-8")
-TOKEN_MEMORY_SQL = files("schemas").joinpath("sql", "token_memory.sql").read_text("utf-8")
-REMEMBER_IDS_SQL = files("schemas").joinpath("sql", "remember_ids.sql").read_text("utf-8")
+KNOWN_IDS_SQL = statement("known_ids")
+STORED_SQL = statement("stored")
+IS_RUNNING_SQL = statement("is_running")
+TOKEN_MEMORY_SQL = statement("token_memory")
+REMEMBER_IDS_SQL = statement("remember_ids")
 #: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
 TYPES_KEPT_FOR = 1.0
 DESCRIBE_SQL = f"DESCRIBE TABLE {TABLE}"

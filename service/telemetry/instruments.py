@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 Labels: TypeAlias = tuple[str, ...]
 
 
-class Series:
+class HistogramData:
     """One histogram: how many of what was observed fell under each bound, and their sum."""
 
     __slots__ = ("_bounds", "counts", "sum")
@@ -38,7 +38,7 @@ class Metric:
         raise NotImplementedError
 
 
-class Read(Metric):
+class CallbackMetric(Metric):
     """A value that somebody knows anyway; ``read`` asks for it at the scrape, and may not get it yet."""
 
     read: Callable[[], float | None] | None = None
@@ -50,13 +50,13 @@ class Read(Metric):
         return [] if value is None else [(self.label_values, value)]
 
 
-class Gauge(Read):
+class Gauge(CallbackMetric):
     """A value as it is now."""
 
     kind = "gauge"
 
 
-class ReadCounter(Read):
+class CallbackCounter(CallbackMetric):
     """A count that is kept elsewhere."""
 
     kind = "counter"
@@ -90,13 +90,13 @@ class Histogram(Metric):
     def __init__(self, name: str, text: str, bounds: Sequence[float], labels: Labels = ()) -> None:
         super().__init__(name, text, labels)
         self.bounds = bounds
-        self._series: dict[Labels, Series] = {}
+        self._series: dict[Labels, HistogramData] = {}
         if not labels:
             self.observe = self.of().observe
 
-    def of(self, *labels: str) -> Series:
+    def of(self, *labels: str) -> HistogramData:
         """The one of these label values."""
-        return self._series.setdefault(labels, Series(self.bounds))
+        return self._series.setdefault(labels, HistogramData(self.bounds))
 
     def series(self) -> Iterable[tuple[Labels, tuple[list[int], float]]]:
         """The counts and the sum of each."""

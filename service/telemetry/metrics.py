@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 from service.errors import RequestError
-from service.telemetry.instruments import Counter, Gauge, Histogram, Labels, Metric, ReadCounter, Series
+from service.telemetry.instruments import CallbackCounter, Counter, Gauge, Histogram, HistogramData, Labels, Metric
 from service.telemetry.recent import Recent
 
 #: What a process says of itself: by metric its series, each as its labels and its value, fit for JSON.
@@ -39,7 +39,7 @@ class Requests:
 
     __slots__ = ("_observe", "statuses")
 
-    def __init__(self, times: Series) -> None:
+    def __init__(self, times: HistogramData) -> None:
         self._observe = times.observe
         self.statuses: dict[int, int] = {}
 
@@ -89,8 +89,14 @@ class Metrics:
         #: Seconds from a batch's first event to ClickHouse's confirmation, of the batches of late.
         self.visible_recently = Recent(RECENT_SECONDS, RECENT_BATCHES)
         self._lag_recently = Recent(LAG_REMEMBERED, 10_000)
+        # In the order of the page.
+        self._declare_requests()
+        self._declare_events()
+        self._declare_disk()
+        self._declare_clickhouse()
+        self._declare_process()
 
-        # -- requests and connections
+    def _declare_requests(self) -> None:
         self.http_requests = _HttpRequests("analytics_http_requests_total", "Requests answered")
         self.http_seconds = Histogram(
             "analytics_http_request_duration_seconds",
@@ -110,7 +116,7 @@ class Metrics:
         self.inflight_bytes = Gauge("analytics_inflight_bytes", "Bytes of request bodies held now")
         self.inflight_max_bytes = Gauge("analytics_inflight_max_bytes", "Bytes of request bodies that may be held")
 
-        # -- events
+    def _declare_events(self) -> None:
         self.events_accepted = Counter("analytics_events_accepted_total", "Events made durable and acknowledged")
         self.events_refused = Counter(
             "analytics_events_refused_total", "Events of batch requests that were refused, each for itself", ("reason",)
@@ -136,7 +142,7 @@ class Metrics:
             "analytics_flush_interval_seconds", "Seconds until a batch is inserted though it is not full"
         )
 
-        # -- the disk
+    def _declare_disk(self) -> None:
         self.group_events = Histogram("analytics_group_commit_events", "Events made durable by one fsync", EVENTS)
         self.group_seconds = Histogram(
             "analytics_group_commit_duration_seconds", "Seconds to make a group durable", REQUEST_SECONDS
@@ -148,7 +154,7 @@ class Metrics:
         self.disk_free = Gauge("analytics_disk_free_bytes", "Bytes free on the disk of the data folder")
         self.disk_size = Gauge("analytics_disk_size_bytes", "Bytes of the disk of the data folder")
 
-        # -- ClickHouse
+    def _declare_clickhouse(self) -> None:
         self.flush_events = Histogram("analytics_flush_events", "Events of a confirmed batch", EVENTS)
         self.flush_seconds = Histogram(
             "analytics_flush_duration_seconds", "Seconds to insert a batch, all its tries included", FLUSH_SECONDS
@@ -166,7 +172,7 @@ class Metrics:
         self.quarantine_files = Gauge("analytics_quarantine_damaged_files", "Damaged stretches in the quarantine")
         self.quarantine_bytes = Gauge("analytics_quarantine_bytes", "Bytes of the quarantine")
 
-        # -- the process
+    def _declare_process(self) -> None:
         self.ready = Gauge("analytics_ready", "1 while an event of the usual priority is kept")
         self.workers = Gauge("analytics_workers", "Worker processes that there should be")
         self.lag_seconds = Histogram(
@@ -176,13 +182,13 @@ class Metrics:
             "analytics_event_loop_lag_max_seconds", "The longest that a timer was late in the last minute"
         )
         self.lag_max.read = lambda: max(self._lag_recently.values(), default=0.0)
-        self.cpu = ReadCounter("process_cpu_seconds_total", "CPU seconds, of user and system")
+        self.cpu = CallbackCounter("process_cpu_seconds_total", "CPU seconds, of user and system")
         self.resident_bytes = Gauge("process_resident_memory_bytes", "Bytes of memory that are resident")
         self.virtual_bytes = Gauge("process_virtual_memory_bytes", "Bytes of memory that are mapped")
         self.open_files = Gauge("process_open_fds", "File descriptors open now")
         self.max_files = Gauge("process_max_fds", "File descriptors that may be open")
         self.started = Gauge("process_start_time_seconds", "When the process started, since 1970")
-        self.log_dropped = ReadCounter(
+        self.log_dropped = CallbackCounter(
             "analytics_log_lines_dropped_total", "Lines of the log that could not be written, or waited in vain"
         )
         self.build = Gauge("analytics_build_info", "Always 1", ("version", "python", "clickhouse"))

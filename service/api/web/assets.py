@@ -1,10 +1,12 @@
-"""Files of the package that browsers load: in memory, packed once, and sent again only if they have changed."""
+"""Files that browsers load: read and packed once, when the first asks, and sent again only if they have changed."""
 
+import asyncio
 import gzip
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import ETag, web
 
@@ -14,29 +16,42 @@ _TAG = re.compile(r'(?:W/)?"([!\x23-\x7e\x80-\xff]*)"')
 _WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 
 
-class File:
-    """A text file that is served as it is, with these headers."""
+class _Loaded(NamedTuple):
+    plain: bytes
+    packed: bytes
+    digest: str
 
-    def __init__(self, content: bytes, content_type: str, headers: Mapping[str, str]) -> None:
-        self._content, self._packed = content, gzip.compress(content, 9, mtime=0)
-        self._digest = hashlib.sha256(content).hexdigest()[:16]
+
+class File:
+    """A text file that is served as it is, with these headers. ``read`` is called on a thread, once."""
+
+    def __init__(self, read: Callable[[], bytes], content_type: str, headers: Mapping[str, str]) -> None:
+        self._read = read
+        self._loaded: _Loaded | None = None
         self._content_type = content_type
         self._headers = {"Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff", **headers}
 
     async def answer(self, request: web.Request) -> web.Response:
         """The file, or 304 to one who has it."""
+        if self._loaded is None:
+            self._loaded = await asyncio.to_thread(self._load)
+        file = self._loaded
         packed = prefers_gzip(",".join(request.headers.getall("Accept-Encoding", ())))
-        etag = f"{self._digest}-gzip" if packed else self._digest
+        etag = f"{file.digest}-gzip" if packed else file.digest
         response = web.Response(headers=self._headers)
         response.etag = ETag(etag)
         if has(etag, ",".join(request.headers.getall("If-None-Match", ()))):
             response.set_status(304)
             return response
         response.content_type, response.charset = self._content_type, "utf-8"
-        response.body = self._packed if packed else self._content
+        response.body = file.packed if packed else file.plain
         if packed:
             response.headers["Content-Encoding"] = "gzip"
         return response
+
+    def _load(self) -> _Loaded:
+        content = self._read()
+        return _Loaded(content, gzip.compress(content, 9, mtime=0), hashlib.sha256(content).hexdigest()[:16])
 
 
 def prefers_gzip(accepted: str) -> bool:

@@ -20,12 +20,15 @@ _FOLDERS = (STATIC / "dashboard", STATIC / "vendor")
 
 def routes(prefix: str) -> list[web.RouteDef]:
     """The routes of the page and its files. ``prefix`` is where it finds the routes for reading."""
-    page = (STATIC / "dashboard" / "index.html").read_text("utf-8").replace("{prefix}", escape(prefix))
+
+    def page() -> bytes:
+        return (STATIC / "dashboard" / "index.html").read_bytes().replace(b"{prefix}", escape(prefix).encode())
+
     files = [path for folder in _FOLDERS for path in sorted(folder.iterdir()) if path.suffix in _TYPES]
     return [
-        web.get("/dashboard", File(page.encode(), "text/html", _PAGE_HEADERS).answer),
+        web.get("/dashboard", File(page, "text/html", _PAGE_HEADERS).answer),
         *(
-            web.get(f"/dashboard/{path.name}", File(path.read_bytes(), _TYPES[path.suffix], _HEADERS).answer)
+            web.get(f"/dashboard/{path.name}", File(path.read_bytes, _TYPES[path.suffix], _HEADERS).answer)
             for path in files
         ),
     ]

@@ -6,6 +6,7 @@ from aiohttp import web
 from swagger_ui_bundle import swagger_ui_path
 
 from service import __version__
+from service.api.web.assets import File
 from service.edge.context import CONTEXT
 from service.edge.responses import json_response
 
@@ -38,14 +39,22 @@ _START = """SwaggerUIBundle({
 _ASSETS = Path(swagger_ui_path)
 
 
+_FILES = (("swagger-ui.css", "text/css"), ("swagger-ui-bundle.js", "text/javascript"))
+_HEADERS = {"Cache-Control": "max-age=3600"}
+_PAGE_HEADERS = {"Content-Security-Policy": CONTENT_SECURITY_POLICY}
+
+
 def routes() -> list[web.RouteDef]:
     """The routes of the documentation."""
     return [
         web.get("/", _to_docs),
         web.get("/openapi.json", _openapi),
-        web.get("/docs", _text(_PAGE, "text/html")),
-        web.get("/docs/start.js", _text(_START, "text/javascript")),
-        *(web.get(f"/docs/{name}", _asset(name)) for name in ("swagger-ui.css", "swagger-ui-bundle.js")),
+        web.get("/docs", File(_PAGE.encode, "text/html", _PAGE_HEADERS).answer),
+        web.get("/docs/start.js", File(_START.encode, "text/javascript", _HEADERS).answer),
+        *(
+            web.get(f"/docs/{name}", File((_ASSETS / name).read_bytes, content_type, _HEADERS).answer)
+            for name, content_type in _FILES
+        ),
     ]
 
 
@@ -57,18 +66,3 @@ async def _openapi(request: web.Request) -> web.Response:
     from schemas.openapi import document  # here: the models of answers take a start 20 ms, and few starts need them
 
     return json_response(document(__version__, request.app[CONTEXT].settings.path_prefix))
-
-
-def _text(text: str, content_type: str):  # type: ignore[no-untyped-def]
-    async def handler(request: web.Request) -> web.Response:
-        headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "X-Content-Type-Options": "nosniff"}
-        return web.Response(text=text, content_type=content_type, headers=headers)
-
-    return handler
-
-
-def _asset(name: str):  # type: ignore[no-untyped-def]
-    async def handler(request: web.Request) -> web.FileResponse:
-        return web.FileResponse(_ASSETS / name, headers={"Cache-Control": "max-age=3600"})
-
-    return handler

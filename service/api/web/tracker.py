@@ -14,4 +14,4 @@ _HEADERS = {
 
 def routes() -> list[web.RouteDef]:
     """The route of the script."""
-    return [web.get("/tracker.js", File((STATIC / "tracker.js").read_bytes(), "text/javascript", _HEADERS).answer)]
+    return [web.get("/tracker.js", File((STATIC / "tracker.js").read_bytes, "text/javascript", _HEADERS).answer)]

@@ -1,0 +1,146 @@
+"""What an operator does with the quarantine: list, drop, retry. Its protocol is at the head of ``quarantine``."""
+
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from schemas.payload import Header, encode_header, encode_rows
+from schemas.rows import BY_CLIENT, CURRENT
+from service.errors import StartError
+from service.spool.data_dir import spool_of, worker_folders
+from service.spool.disk import fsync_folder, replace_durably
+from service.spool.format import FILE_MAGIC, encode_frame
+from service.spool.quarantine import Quarantine, delete_entries, read_returning
+from service.spool.quarantine_entry import ENTRY, Entry
+from service.spool.segment import new_token
+
+#: Rows that go back as one segment, and the bytes of their entries if they are several.
+RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
+
+
+class EntryResult(NamedTuple):
+    """What became of an entry that was to be dropped or retried: no problem, or why it is still there."""
+
+    name: str
+    problem: str | None = None
+
+
+class QuarantineCommands:
+    """The quarantine of a data folder, as commands use it, whether the service runs or not."""
+
+    def __init__(self, data: Path) -> None:
+        self._service = Quarantine(data)
+        self.folder = self._service.folder
+        self._retry = data / "retry"
+        self._data = data
+
+    def entries(self, names: Collection[str] | None = None) -> list[Entry]:
+        """All entries, or those of these names, oldest first. Raises StartError if one is not there."""
+        self._check_folder()
+        gone = {name for path in self._service.returning() for name in _names(path)}  # before looking: see step 3
+        there = {}
+        for path in self.folder.iterdir():
+            match = ENTRY.fullmatch(path.name)
+            if match and path.name not in gone:
+                there[path.name] = Entry(path, match["token"], int(match["position"]))
+        if missing := sorted(set(names or ()) - there.keys()):
+            raise StartError(f"the quarantine {self.folder} has no entry named {missing[0]!r}")
+        wanted = there.values() if names is None else (there[name] for name in set(names))
+        return sorted(wanted, key=lambda one: (one.token, one.position, one.path))
+
+    def drop(self, names: Collection[str] | None) -> Iterator[EntryResult]:
+        """Delete entries, all or these; each is named first."""
+        with self._alone():
+            for entry, problem in self._settled(names):
+                yield EntryResult(entry.path.name, problem)
+                if not problem:
+                    entry.path.unlink(missing_ok=True)
+            fsync_folder(self.folder)
+
+    def retry(self, names: Collection[str] | None) -> Iterator[EntryResult]:
+        """Send rows back to ClickHouse, all or these; each is named when that is durable."""
+        with self._alone():
+            for leftover in self._retry.glob(".*.tmp"):  # of a command that was killed
+                leftover.unlink(missing_ok=True)
+            group: list[str] = []
+            rows: list[tuple[Any, ...]] = []
+            size, header = 0, CURRENT
+            for entry, problem in self._settled(names):
+                if entry.damaged and names is None:
+                    continue
+                try:
+                    if problem or entry.damaged:
+                        raise ValueError(problem or "damaged bytes can't be retried")
+                    own, row = entry.row()
+                    own_size = entry.path.stat().st_size
+                except (OSError, ValueError) as error:
+                    yield EntryResult(entry.path.name, problem or f"can't be retried: {error}")
+                    continue
+                if group and (own != header or len(group) >= RETRY_ROWS or size + own_size > RETRY_BYTES):
+                    yield from self._send_back(group, header, rows)
+                    group, rows, size = [], [], 0
+                header, size = own, size + own_size
+                group.append(entry.path.name)
+                rows.append(row)
+            if group:
+                yield from self._send_back(group, header, rows)
+
+    def _send_back(self, names: list[str], header: Header, rows: list[tuple[Any, ...]]) -> Iterator[EntryResult]:
+        origin = header.names.index("id_origin") if "id_origin" in header.names else None
+        kinds: dict[bool, list[tuple[Any, ...]]] = {False: [], True: []}
+        for row in rows:
+            kinds[origin is not None and row[origin] == BY_CLIENT].append(row)
+        encoded = [encode_frame(encode_header(header), 0)]
+        for with_ids, some in kinds.items():
+            if some:
+                encoded.append(encode_frame(encode_rows(some, header.types).payload, len(some), with_ids=with_ids))
+        content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(encoded)))
+        token = new_token(time.time_ns() // 1_000_000)
+        replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)
+        delete_entries(self.folder, names)
+        yield from (EntryResult(name) for name in names)
+
+    def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
+        """Step 1: the entries, each with what is against touching it."""
+        entries = self.entries(names)
+        if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
+            fsync_folder(self._retry)
+        # An open segment becomes a sealed one, and one moves to a worker of a lower number (see rebalance), never the
+        # reverse: in this order none slips through.
+        busy = set()
+        for number in worker_folders(self._data):
+            spool = spool_of(self._data, number)
+            busy |= {path.name.split(".")[0] for suffix in ("open", "sealed") for path in spool.glob(f"*.{suffix}")}
+            if spool.is_dir():
+                fsync_folder(spool)
+        problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
+        return [(entry, problem if entry.token in busy else None) for entry in entries]
+
+    def _check_folder(self) -> None:
+        if not self.folder.is_dir():
+            raise StartError(f"there is no {self.folder}: is ANALYTICS_DATA_DIR that of the service?")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._check_folder()
+        if self.folder.stat().st_uid != os.geteuid():  # the service could not read what we leave for it
+            raise StartError(f"{self.folder} belongs to another user: run this as the user of the service")
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return read_returning(path)[0]
+    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; damaged: the service says so
+        return []
