@@ -18,7 +18,7 @@ from tests.support.faults import IMPATIENT, events, names_of, stored, wait_until
 from tests.support.proxy import Proxy
 from tests.support.quarantine import POISON, Rig
 from tests.support.service import HEALTH, Service
-from tests.support.workers import pids, segments
+from tests.support.workers import pids, posting_to, segments
 
 Make = Callable[..., Service]
 
@@ -61,6 +61,24 @@ def test_a_worker_that_is_killed_while_it_halves_makes_no_id_come_twice(
     assert stored(server_dsn) == Counter(names_of(8))
 
 
+def test_a_worker_that_is_killed_behind_the_first_of_its_ranges_lets_nobody_in_between(
+    make_service: Make, server_dsn: str, proxy: Proxy
+) -> None:
+    """The other has the ids at once; the first ranges are in the table, and the last is on its way."""
+    service = make_service(proxy.dsn(server_dsn), ANALYTICS_WORKERS=2).start(prefix=IMPATIENT)
+    query(server_dsn, POISON)
+    batch = events("poison", *sorted(names_of(8)), ids="all")
+    proxy.fates += [*["pass"] * 6, "late-body"]
+    with posting_to(service, 0) as post_to_one, posting_to(service, 1) as post_to_other:
+        post_to_one(batch)
+        wait_until(lambda: "late-body" in proxy.met)
+        os.kill(pids(service)[0], signal.SIGKILL)
+        post_to_other(batch[1:])
+    drained(service)
+    wait_until(lambda: proxy.late == proxy.met.count("late-body"))
+    assert stored(server_dsn) == Counter(names_of(8))
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
 def test_a_kill_of_all_during_an_insert_and_another_number_of_workers_make_no_id_come_twice(
     make_service: Make, server_dsn: str, proxy: Proxy, before: int, after: int
@@ -76,6 +94,28 @@ def test_a_kill_of_all_during_an_insert_and_another_number_of_workers_make_no_id
     service.environment["ANALYTICS_WORKERS"] = str(after)
     service.start()
     post_to_all(service, batch)
+    drained(service)
+    wait_until(lambda: proxy.late == 1)
+    assert stored(server_dsn) == Counter(names_of(20))
+
+
+@pytest.mark.parametrize("before", [2, 3])
+def test_older_batches_of_the_adopter_do_not_overtake_the_insert_that_was_on_its_way(
+    make_service: Make, server_dsn: str, proxy: Proxy, before: int
+) -> None:
+    """The last worker's INSERT is on its way, and is no more; the first has most of its ids, from before."""
+    service = make_service(
+        proxy.dsn(server_dsn), ANALYTICS_WORKERS=before, ANALYTICS_FLUSH_INTERVAL=600, ANALYTICS_BATCH_SIZE=20
+    ).start()
+    batch = events(*sorted(names_of(20)), ids="all")
+    proxy.fates.append("late-body")
+    with posting_to(service, 0) as post_to_first, posting_to(service, before - 1) as post_to_last:
+        post_to_first(batch[:19])
+        post_to_last(batch)
+        wait_until(lambda: "late-body" in proxy.met)
+        service.kill()
+    service.environment["ANALYTICS_WORKERS"] = str(before - 1)
+    service.start()
     drained(service)
     wait_until(lambda: proxy.late == 1)
     assert stored(server_dsn) == Counter(names_of(20))

@@ -8,7 +8,7 @@ import pytest
 
 from service.api.stats import STATS_SQL
 from service.store.store import Store
-from tests.support.checks import check
+from tests.support.checks import check, drained
 from tests.support.load import Load
 from tests.support.rows import insert, rows_of
 from tests.support.service import Service
@@ -110,4 +110,5 @@ def test_an_acknowledged_event_is_pending_or_counted_in_each_answer(
             if known < acknowledged:
                 too_few.append((acknowledged, known))
     assert not too_few
+    drained(service, 90)  # a segment of each tenth of a second
     check(service, load, server_dsn)

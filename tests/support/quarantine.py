@@ -42,7 +42,7 @@ class Rig:
         """What ``list --json`` says."""
         return [json.loads(line) for line in self.command("list", "--json").stdout.splitlines()]
 
-    def settle(self, entries: int) -> None:
+    def settle(self, entries: int, seconds: float = 20) -> None:
         """Wait until so many entries are there, nothing is on its way back and the spool is empty."""
         data = self.service.data
 
@@ -52,7 +52,7 @@ class Rig:
             way = [path for folder in folders for path in folder.iterdir() if path.name != "probe"]
             return not way and len(self.names()) == entries
 
-        wait_until(settled, 20, lambda: f"{self.names()} {self.service.log()[-2000:]}")
+        wait_until(settled, seconds, lambda: f"{self.names()} {self.service.log()[-2000:]}")
 
     def stored(self) -> Counter[str]:
         """How often each ``session_id`` is in the table."""
