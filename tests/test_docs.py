@@ -26,6 +26,8 @@ from tests.machine import find
 from tests.support.clickhouse import query
 from tests.support.service import READ, WRITE, Service
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
