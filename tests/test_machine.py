@@ -1,6 +1,7 @@
 """What `make test` needs of a machine: installed by apt where that asks nobody, else named in one line, at once."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -141,3 +142,27 @@ def test_the_needs_of_tests_are_declared_in_one_place() -> None:
     alone = [path for path in others if path.name != Path(__file__).name]
     assert len(alone) > 100
     assert [path for path in alone if "apt-get" in path.read_text()] == []
+
+
+@pytest.mark.parametrize(
+    ("made_with", "options", "made_anew"),
+    [
+        (platform.python_version(), [f"PYTHON={sys.executable}"], False),
+        ("3.10.1", [f"PYTHON={sys.executable}"], True),
+        ("3.10.1", [], False),
+        (None, [f"PYTHON={sys.executable}"], True),
+        (None, [], True),
+    ],
+    ids=["named, the same", "named, another", "not named", "named, the first time", "not named, the first time"],
+)
+def test_the_environment_is_made_anew_when_another_python_is_named(
+    tmp_path: Path, made_with: str | None, options: list[str], made_anew: bool
+) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    if made_with:
+        (tmp_path / "venv").mkdir()
+        (tmp_path / "venv" / ".made").write_text(f"{made_with}\n")
+    command = ["make", "--dry-run", "VENV=venv", *options, "venv/.made"]
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "VENV")}
+    done = subprocess.run(command, cwd=tmp_path, env=kept, capture_output=True, text=True, check=True)
+    assert ("-m venv --clear venv" in done.stdout) == made_anew
