@@ -20,8 +20,6 @@ from service.store.failures import verdict_on
 from tests.support.service import BATCH, EVENTS, WRITE
 from tests.support.wire import head
 
-pytestmark = pytest.mark.quick
-
 KNOWN = tokens.from_environment(WRITE, "reader")
 #: How many times as long the worst bytes may take as so many plain ones; reading in vain again costs thousands.
 MOST = 40
