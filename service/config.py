@@ -17,7 +17,7 @@ from service.errors import StartError
 from service.origins import parse_origin
 
 PREFIX = "ANALYTICS_"
-WORKERS_MAX = 64
+PORT_MAX, WORKERS_MAX = 65_535, 64
 
 
 def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any:
@@ -50,7 +50,7 @@ class Settings(BaseModel):
         "an address, for instance 127.0.0.1 or 0.0.0.0",
     )
     port: int = _setting(
-        8080, "Port to listen on; 0 takes a free one", "a whole number from 0 to 65535", ge=0, le=65535
+        8080, "Port to listen on; 0 takes a free one", f"a whole number from 0 to {PORT_MAX}", ge=0, le=PORT_MAX
     )
     path_prefix: str = _setting(
         API_PREFIX, "Path under which events are posted and statistics read, in place of the usual one",
@@ -147,15 +147,17 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def load() -> tuple[Settings, list[str]]:
+def load(**options: object) -> tuple[Settings, list[str]]:
     """The settings of this process, and a warning for each variable that is no setting.
 
+    ``options`` are those of the command line, which win over the variables; one that is None was not given.
     Raises StartError that names each variable whose value is not valid.
     """
     variables = {name: value for name, value in dotenv_values(".env").items() if value is not None}
     variables |= os.environ
     known = {variable(field): field for field in Settings.model_fields}
-    given = {field: variables[name] for name, field in known.items() if variables.get(name)}
+    given: dict[str, object] = {field: variables[name] for name, field in known.items() if variables.get(name)}
+    given |= {field: value for field, value in options.items() if value is not None}
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
@@ -166,7 +168,7 @@ def load() -> tuple[Settings, list[str]]:
     return settings, [_unknown(name, known) for name in strange if not name.startswith(f"{PREFIX}TEST_")]
 
 
-def _describe(field: str, given: dict[str, str]) -> str:
+def _describe(field: str, given: dict[str, object]) -> str:
     info = Settings.model_fields[field]
     extra = info.json_schema_extra
     expects = extra["expects"] if isinstance(extra, dict) else ""

@@ -18,6 +18,29 @@ from tests.support.service import Service
 settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("default")
 
+#: Fixtures that start something which takes its time: a ClickHouse, a service, a disk.
+STARTERS = {"clickhouse", "own_server", "make_service", "make_disk", "embedded_folder"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if STARTERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("starts")
+
+
+@pytest.fixture(autouse=True)
+def quick_tests_start_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``make quick`` runs needs neither a ClickHouse server nor a browser, and no process of the service."""
+    if not request.node.get_closest_marker("quick") or request.node.get_closest_marker("starts"):
+        return
+
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("a quick test starts no server, service or browser: mark it with `starts`")
+
+    for place in ("clickhouse.ClickHouseServer.start", "service.Service.start", "browser.open_browser"):
+        monkeypatch.setattr(f"tests.support.{place}", refuse)
+
 
 @pytest.fixture(scope="session")
 def clickhouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:

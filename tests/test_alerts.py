@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from service.telemetry.metrics import Metrics
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.clickhouse import free_port, query
 from tests.support.disk import Disk
 from tests.support.metrics import scrape
-from tests.support.prometheus import Prometheus, tool
+from tests.support.prometheus import Prometheus
 from tests.support.proxy import Proxy
 from tests.support.service import Service
 from tests.support.workers import kill_worker, pids
@@ -78,7 +79,7 @@ def watch(service: Service, disk: Disk, tmp_path: Path) -> Iterator[Watch]:
 
 def promtool(*arguments: str) -> None:
     """Run promtool; it must find nothing wrong."""
-    done = subprocess.run([tool("promtool"), *arguments], capture_output=True, text=True)
+    done = subprocess.run([find("promtool"), *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,7 +1,6 @@
 """The benchmarks run and say something sane; how fast anything is, is no test's matter."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +13,6 @@ from tests.bench.corpus import EVENTS_PER_BATCH, EVENTS_PER_SESSION, batch_bodie
 from tests.bench.hotspots import aggregate
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def wrk() -> None:
-    """The load generator; missing is a failure."""
-    if not shutil.which("wrk"):
-        pytest.fail("no wrk for the benchmarks: install it, on Debian with `apt-get install wrk`")
 
 
 def run(module: str, output: Path, *arguments: str) -> Any:

@@ -17,6 +17,8 @@ from tests.support.service import BATCH, EVENTS, HEALTH, LOSS, READ, STATS, WRIT
 from tests.support.wire import BODY, exchange, head, post, statuses
 from tests.test_start import NOWHERE, refused, run
 
+pytestmark = pytest.mark.quick
+
 SHOP, LOCAL, OTHER = "https://shop.example", "http://localhost:3000", "https://other.example"
 BEACON = f"{EVENTS}/beacon"
 BATCH_BODY = b'{"events":[' + BODY + b"]}"
@@ -207,6 +209,7 @@ def test_a_token_with_origins_is_for_their_pages_and_for_what_is_no_browser(
     assert reads == [503, 503, 403], "503: there is no ClickHouse"
 
 
+@pytest.mark.starts
 def test_the_command_makes_tokens_with_origins_and_lists_them(tmp_path: Path) -> None:
     new = ("token", "new", "--name", "web", "--scope", "write")
     assert "'https://a/b' is no origin" in refused(run(tmp_path, *new, "--origin", "https://a/b"))

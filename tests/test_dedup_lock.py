@@ -9,6 +9,8 @@ import pytest
 from service.pipeline.dedup_lock import WAITING, DedupLock, last_note
 from service.worker import ALONE, Board, Worker
 
+pytestmark = pytest.mark.quick
+
 TOKEN = "0193a0b1c2d3-0123456789abcdef-10-20"
 
 

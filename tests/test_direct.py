@@ -37,6 +37,8 @@ from service.store.store import Store
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 from tests.support.wire import BODY, connect, exchange, head, post, resident_bytes, statuses
 
+pytestmark = pytest.mark.quick
+
 KNOWN = tokens.from_environment(WRITE, "reader")
 NOWHERE = "http://127.0.0.1:1/analytics"
 ROUTES = {EVENTS: True, BATCH: False}

@@ -4,7 +4,6 @@ import configparser
 import inspect
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,8 +22,11 @@ from service.spool.data_dir import DataDir
 from service.store.dsn import parse_dsn
 from service.store.store import Store
 from service.telemetry.metrics import Metrics
+from tests.machine import find
 from tests.support.clickhouse import query
 from tests.support.service import READ, WRITE, Service
+
+pytestmark = pytest.mark.quick
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -196,8 +198,7 @@ def test_every_test_that_a_page_names_exists() -> None:
 
 
 def test_curl_commands_answer_200(service: Service) -> None:
-    if not shutil.which("curl"):
-        pytest.fail("no curl for the commands of the pages: install it, on Debian with `apt-get install curl`")
+    find("curl")
     commands = [text for page in PAGES for text in blocks(page, "sh") if text.startswith("curl")]
     assert sum(text.startswith("curl") for text in blocks(ROOT / "README.md", "sh")) == 4
     only_status = (

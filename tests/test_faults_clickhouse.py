@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.checks import check, drained, sessions, wait_for_health
 from tests.support.clickhouse import USERS, ClickHouseServer, query
@@ -147,13 +148,10 @@ def told(service: Service) -> str:
 def test_a_clock_that_jumps_a_day_stalls_nothing_and_loses_nothing(
     make_service: Make, server_dsn: str, tmp_path: Path, days: int
 ) -> None:
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        pytest.fail("no libfaketime for the clock tests: on Debian, `apt-get install faketime`")
     clock = tmp_path / "clock"
     clock.write_text("+0")
     faked = {
-        "LD_PRELOAD": str(found[0]),
+        "LD_PRELOAD": find("libfaketime.so.1"),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -1,7 +1,6 @@
 """At the limits: ClickHouse loses power after its OK, memory is capped, more clients than can be served."""
 
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.checks import check, drained, sessions
 from tests.support.clickhouse import ClickHouseServer, query
@@ -145,9 +145,7 @@ def test_the_service_gets_by_with_256_mb_under_full_load_while_clickhouse_is_awa
     make_service: Make, server_dsn: str, proxy: Proxy
 ) -> None:
     """The kernel gives it no more: beyond, it would fail for lack of memory, as it would be killed in a container."""
-    if shutil.which("prlimit") is None:
-        pytest.fail("no prlimit: on Debian, `apt-get install util-linux`")
-    service = make_service(proxy.dsn(server_dsn)).start(prefix=("prlimit", f"--data={MEMORY}"))
+    service = make_service(proxy.dsn(server_dsn)).start(prefix=(find("prlimit"), f"--data={MEMORY}"))
     with Load(service, clients=8, batch=50, text=500) as load:
         load.wait_for_more(5000)
         proxy.refuse()

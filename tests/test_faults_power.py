@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support import wait_until
+from tests.support import seed_of, wait_until
 from tests.support.checks import assert_refused, check, drained, sessions, wait_for_health
 from tests.support.clickhouse import query
 from tests.support.disk import Disk
@@ -39,7 +39,7 @@ def power_cut(service: Service, disk: Disk) -> None:
 def test_a_power_cut_at_any_moment_loses_nothing_that_was_acknowledged(
     make_disk: MakeDisk, make_service: Make, server_dsn: str, proxy: Proxy, away: bool
 ) -> None:
-    seed = random.randrange(10**6)
+    seed = seed_of("POWER")
     print(f"seed {seed}")
     chance = random.Random(seed)
     service = make_service(proxy.dsn(server_dsn), ANALYTICS_FLUSH_INTERVAL=0.05, ANALYTICS_BATCH_SIZE=60)

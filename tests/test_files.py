@@ -9,6 +9,8 @@ from service.api.web.assets import has, prefers_gzip
 from tests.support.service import Service
 from tests.test_start import NOWHERE
 
+pytestmark = pytest.mark.quick
+
 PATHS = ("/tracker.js", "/dashboard", "/dashboard/dashboard.js", "/dashboard/uPlot.min.css")
 
 

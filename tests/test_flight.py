@@ -14,6 +14,8 @@ from tests.support.proxy import Proxy
 from tests.support.service import READ, STATS, Service
 from tests.support.wire import connect, head
 
+pytestmark = pytest.mark.quick
+
 
 class Calls:
     """A call that ends when it is let; it returns its number."""

@@ -28,6 +28,8 @@ from service.worker import ALONE
 from tests.support.fake_clickhouse import FakeClickHouse, Script
 from tests.support.rows import decoded
 
+pytestmark = pytest.mark.quick
+
 #: A segment written by the version before payloads were flat.
 FORMAT_1 = Path(__file__).with_name("segments") / "format-1"
 

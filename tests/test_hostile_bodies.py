@@ -10,7 +10,6 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
-from backports import zstd
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -18,7 +17,7 @@ from schemas.nesting import depth
 from schemas.outlines import VALUES_MAX, is_large
 from schemas.parse import parse_batch, parse_batch_leniently, parse_event
 from schemas.refusals import INPUT_MAX_BYTES, Invalid
-from service.edge.body import _unpack
+from service.edge.body import _unpack, zstd
 from service.errors import RequestError
 from tests.support import hostile
 from tests.support.fastapi_peer import VALUES

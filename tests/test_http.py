@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from service.edge.body import zstd
 from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.service import BATCH, EVENTS, HEALTH, READ, STATS, WRITE, Answer, Service

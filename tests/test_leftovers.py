@@ -16,6 +16,8 @@ from service.spool.format import FILE_MAGIC, encode_frame
 from service.spool.rebalance import adopt, rows_in
 from service.worker import Board, Worker, taken_with
 
+pytestmark = pytest.mark.quick
+
 TOKENS = [f"0193{number:08x}-{number:016x}" for number in range(12)]
 
 

@@ -22,6 +22,8 @@ from tests.support.proxy import Proxy
 from tests.support.service import BATCH, EVENTS, READ, WRITE, Service, compressed
 from tests.support.wire import connect, exchange, head, statuses
 
+pytestmark = pytest.mark.quick
+
 TOKEN = "metrics-token-of-tests"
 
 

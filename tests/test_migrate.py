@@ -15,6 +15,8 @@ from service.store.migrations import Migration, migrate, shipped
 from service.store.store import Store
 from tests.support.rows import encoded, insert, rows_of
 
+pytestmark = pytest.mark.quick
+
 FIRST = Migration(1, "0001_first.sql", "CREATE TABLE IF NOT EXISTS one (n UInt8) ENGINE = MergeTree ORDER BY n")
 SECOND = Migration(2, "0002_second.sql", "ALTER TABLE one ADD COLUMN IF NOT EXISTS m UInt8 DEFAULT 7")
 

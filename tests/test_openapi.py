@@ -23,6 +23,8 @@ from service.store.dsn import parse_dsn
 from service.store.store import Store
 from tests.support.service import Service
 
+pytestmark = pytest.mark.quick
+
 CONTRACT = json.loads(Path(__file__).with_name("contract").joinpath("openapi.json").read_text("utf-8"))
 DOCUMENT = document(__version__)
 _METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}

@@ -48,6 +48,8 @@ from tests.support.fastapi_peer import (
 )
 from tests.support.service import BATCH
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture(scope="module")
 def peer() -> Iterator[Peer]:

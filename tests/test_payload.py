@@ -23,6 +23,8 @@ from schemas.payload import (
 from schemas.rows import COLUMNS, CURRENT, Row
 from service.spool.spool import Spool
 
+pytestmark = pytest.mark.quick
+
 TEXT = st.text(max_size=20)
 TIMES = st.integers(-2_208_988_800_000_000, 10_413_791_999_999_999)
 ROW: st.SearchStrategy[Row] = st.tuples(

@@ -3,11 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from service.api.pipeline import merge_pipelines
 from service.telemetry.peers import PeerAnswers
 from tests.support import wait_until
 from tests.support.proxy import Proxy
 from tests.support.service import PIPELINE, WRITE, Service
+
+pytestmark = pytest.mark.quick
 
 
 def test_it_tells_what_is_pending_while_clickhouse_is_away_and_that_nothing_is_once_it_is_back(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import find
 from tests.support.proxies import KINDS, FrontProxy
 from tests.support.service import BATCH, EVENTS, READ, WRITE, Service
 
@@ -90,7 +91,7 @@ def test_refused_bodies_over_http_2_spoil_no_other_streams(proxy: FrontProxy, tm
     large = [*common, "--header", f"Authorization: Bearer {WRITE}", "--data-binary", f"@{tmp_path}/large", url]
     streams = [option for _ in range(ROUNDS) for one in (unknown, good, large, good) for option in ("--next", *one)]
     done = subprocess.run(
-        ["curl", "--parallel", "--parallel-max", "8", "--http2-prior-knowledge", *streams[1:]],
+        [find("curl"), "--parallel", "--parallel-max", "8", "--http2-prior-knowledge", *streams[1:]],
         capture_output=True,
         text=True,
         timeout=120,

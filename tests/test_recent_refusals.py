@@ -21,6 +21,8 @@ from tests.support.disk import Disk
 from tests.support.service import BATCH, EVENTS, READ, STATS, WRITE, Service, compressed
 from tests.support.service import REFUSALS as PATH
 
+pytestmark = pytest.mark.quick
+
 SECRET = "in-no-answer-and-no-log"
 
 

@@ -16,6 +16,8 @@ from schemas.rows import COLUMNS, CURRENT, first_id, id_text, make_rows, new_eve
 from tests.support.fastapi_peer import STORABLE_TIMES
 from tests.support.rows import decoded
 
+pytestmark = pytest.mark.quick
+
 RECEIVED_AT = 1_700_000_000_123_456
 TEXT = st.text(max_size=20)
 TIMES = st.integers(-2_208_988_800_000_000, 10_413_791_999_999_999)

@@ -16,6 +16,8 @@ from service.spool.format import FILE_MAGIC, encode_frame, frames
 from service.spool.segment import Segment
 from service.spool.spool import Contents, Spool
 
+pytestmark = pytest.mark.quick
+
 HEADER = b'["columns"]'
 
 

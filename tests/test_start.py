@@ -1,14 +1,18 @@
 """Starting: each thing that can be wrong is told in one line that says what would do, and the exit code is 1."""
 
+import argparse
 import os
+import re
+import shlex
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from service.cli import main
 from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.service import ANALYTICS, Service
 
@@ -187,10 +191,44 @@ def test_help_teaches_every_command_and_every_setting(tmp_path: Path) -> None:
         assert word in done.stdout
 
 
+def commands(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """The parser and those of its commands, however deep."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from commands(one)
+
+
+@pytest.mark.parametrize("parser", list(commands(main.make_parser())), ids=lambda parser: parser.prog)
+def test_help_of_each_command_describes_it_and_has_an_example_that_is_a_call_of_it(
+    parser: argparse.ArgumentParser,
+) -> None:
+    assert parser.description
+    assert parser.description.endswith(".")
+    example = re.search(r"example:\n  (?:ANALYTICS_\S+ )?(analytics .+)\n", parser.format_help())
+    assert example
+    assert example[1].startswith(parser.prog)
+    assert main.make_parser().parse_args(shlex.split(example[1])[1:]).run
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("port", "65536"), ("port", "-1"), ("port", "http"), ("port", "9" * 5000), ("host", ""), ("workers", "0")],
+)
+def test_an_option_that_is_not_valid_is_a_wrong_call(
+    capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main(["serve", f"--{option}={value}"])
+    assert ended.value.code == 2
+    assert f"argument --{option}: " in capsys.readouterr().err
+
+
 def test_version_is_the_packages(tmp_path: Path) -> None:
     from service import __version__
 
-    assert run(tmp_path, "version").stdout == f"{__version__}\n"
+    assert run(tmp_path, "version").stdout == run(tmp_path, "--version").stdout == f"{__version__}\n"
 
 
 def test_no_command_is_a_wrong_call(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.fastapi_peer import microseconds
 from tests.support.rows import RECEIVED_AT, count, encoded, insert, rows_of
 
+pytestmark = pytest.mark.quick
+
 
 async def test_the_table_is_what_rows_says(store: Store) -> None:
     described = await store.query("DESCRIBE TABLE events")
@@ -273,6 +275,7 @@ async def test_a_server_that_is_not_there_is_retryable_and_its_address_is_not_to
     await store.close()
 
 
+@pytest.mark.starts
 async def test_a_wrong_password_is_told_without_the_password(tmp_path: Path) -> None:
     server = ClickHouseServer(tmp_path / "server", with_users=True).start()
     try:

@@ -1,14 +1,13 @@
 """A sample of the sweep over every disk call, by a seed that is printed; `make sweep SEED=…` goes on with it."""
 
 import json
-import os
-import random
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+from tests.support import seed_of
 from tests.support.disk_calls import CALLS, WRITES
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +26,7 @@ def sweep(*arguments: str) -> str:
 
 
 def test_a_disk_call_that_fails_or_is_the_last_loses_nothing_and_doubles_nothing() -> None:
-    seed = int(os.environ.get("ANALYTICS_TEST_SWEEP_SEED", random.randrange(10**6)))
+    seed = seed_of("SWEEP")
     print(sweep(f"--seed={seed}", "--seconds=20"))
 
 

@@ -20,6 +20,8 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 from tests.support.rows import decoded
 
+pytestmark = pytest.mark.quick
+
 LIMITS = Limits(batch_rows=10, batch_bytes=1 << 20, flush_interval=60, spool_max_bytes=1 << 20)
 
 

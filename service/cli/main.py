@@ -7,19 +7,19 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from service import __version__
 from service.cli import banner as greeting
 from service.cli import quarantine as cli_quarantine
-from service.config import WORKERS_MAX, Settings, load, variable
+from service.cli import token
+from service.cli.parsers import GROUP, add_command
+from service.config import PORT_MAX, WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
 from service.edge import sockets
 from service.errors import StartError, StoreError, start_refused
 from service.server import supervisor as workers
 from service.spool import rebalance as leftovers
 from service.spool.data_dir import DataDir
-from service.spool.disk import replace_durably
 from service.store.dsn import Target, parse_dsn
 from service.telemetry import logs
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     0, 1 if it failed (one line on standard error), 2 for a wrong call, 70 for a bug (the log has its traceback).
     """
     logs.open_standard_streams()
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except StartError as error:
@@ -53,49 +53,65 @@ def main(arguments: list[str] | None = None) -> int:
         logs.flush()
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The command line, with all commands."""
     parser = argparse.ArgumentParser(
         prog="analytics",
         description="Takes events over HTTP, keeps them on disk before it says yes, and inserts them into ClickHouse.",
-        epilog="Settings come from the environment or a .env file in the current folder:\n\n" + _settings_help(),
+        epilog="example:\n  analytics serve\n\n"
+        "Settings come from the environment or a .env file in the current folder:\n\n" + _settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=__version__, help="print the version and exit")
+    commands = parser.add_subparsers(**GROUP)
 
-    serve = commands.add_parser("serve", help="take events until stopped (Ctrl-C or SIGTERM)")
+    serve = add_command(
+        commands,
+        "serve",
+        "take events until stopped (Ctrl-C or SIGTERM)",
+        "Take events over HTTP until stopped (Ctrl-C or SIGTERM).\n"
+        "The first start makes two access tokens and shows them, once.",
+        "analytics serve --host 0.0.0.0 --port 9000",
+    )
+    serve.add_argument("--host", type=_host, help=f"address to listen on; wins over {variable('host')}")
+    serve.add_argument("--port", type=_whole(0, PORT_MAX), help=f"port to listen on; wins over {variable('port')}")
     serve.add_argument(
-        "--workers", type=_workers, metavar="N", help=f"processes that take events; wins over {variable('workers')}"
+        "--workers",
+        type=_whole(1, WORKERS_MAX),
+        metavar="N",
+        help=f"processes that take events; wins over {variable('workers')}",
     )
     serve.set_defaults(run=_serve)
-    migrate = commands.add_parser("migrate", help="create or upgrade the tables in ClickHouse, and end")
+    migrate = add_command(
+        commands,
+        "migrate",
+        "create or upgrade the tables in ClickHouse, and end",
+        f"Create or upgrade the tables in ClickHouse, print what was applied, and end.\n"
+        f"A start does the same, unless {variable('migrate')} is off.",
+        f"{variable('clickhouse_dsn')}=http://admin:password@host:8123/analytics analytics migrate",
+    )
     migrate.set_defaults(run=_migrate)
-    commands.add_parser("version", help="print the version").set_defaults(run=lambda _: print(__version__))
+    version = add_command(commands, "version", "print the version", "Print the version.", "analytics version")
+    version.set_defaults(run=lambda _: print(__version__))
 
-    token = commands.add_parser("token", help="make, list and revoke access tokens")
-    actions = token.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    new = actions.add_parser("new", help="make a token and show it, this once; a running service needs a restart")
-    new.add_argument("--name", required=True, help="who will use it; the column source of its events has this name")
-    new.add_argument(
-        "--scope", required=True, action="append", choices=tokens.SCOPES, help="write posts events, read reads stats"
-    )
-    new.add_argument(
-        "--origin", action="append", default=[], help="in browsers, only for pages of this origin; may be given again"
-    )
-    new.set_defaults(run=_token_new)
-    listing = actions.add_parser("list", help="names, scopes and origins of the tokens in the file")
-    listing.set_defaults(run=_token_list)
-    revoke = actions.add_parser("revoke", help="take a token out of the file; a running service needs a restart")
-    revoke.add_argument("--name", required=True)
-    revoke.set_defaults(run=_token_revoke)
-
+    token.add(commands, _settings)
     cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
     return parser
 
 
-def _workers(text: str) -> int:
-    if text.isdecimal() and 1 <= int(text) <= WORKERS_MAX:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {WORKERS_MAX}")
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if text.isdecimal() and least <= int(text[:20]) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+
+    return number
+
+
+def _host(text: str) -> str:
+    if text:
+        return text
+    raise argparse.ArgumentTypeError("an empty text is no address")
 
 
 def _settings_help() -> str:
@@ -107,8 +123,8 @@ def _settings_help() -> str:
     return "\n".join(lines)
 
 
-def _settings() -> Settings:
-    settings, warnings = load()
+def _settings(**options: object) -> Settings:
+    settings, warnings = load(**options)
     logs.configure(settings.log_level, settings.log_format)
     for warning in warnings:
         _log.warning(warning)
@@ -119,21 +135,21 @@ def _settings() -> Settings:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    settings = _settings()
-    if options.workers:
-        settings = settings.model_copy(update={"workers": options.workers})
+    settings = _settings(host=options.host, port=options.port, workers=options.workers)
     count = settings.workers
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")
     workers.require_server(count, target)
     data = DataDir(settings.data_dir)
     try:
-        known, made = _tokens(settings, data)
+        known, first = token.known_or_first(settings, data)
         leftovers.adopt(data.folder, count)
         if count > 1:
             data.make_worker_folders(count)
 
         def greet(port: int) -> None:
-            greeting.greet(settings, port, data.folder, target.shown, made if os.isatty(1) else {})
+            if first:
+                token.hand_over(first, settings, data)
+            greeting.greet(settings, port, data.folder, target.shown, first if os.isatty(1) else {})
 
         if count > 1:
             return workers.Supervisor(settings, data, known, target, greet).run()
@@ -161,36 +177,7 @@ def _serve_alone(
     return asyncio.run(server.run(settings, data, known, target, listening, tell))
 
 
-def _tokens(settings: Settings, data: DataDir) -> tuple[Mapping[bytes, tokens.AccessToken], dict[str, str]]:
-    """The known tokens, and those that were made just now because there were none."""
-    known = tokens.from_environment(settings.write_tokens.get_secret_value(), settings.read_tokens.get_secret_value())
-    path = settings.tokens_file or data.tokens
-    made: dict[str, str] = {}
-    if settings.tokens_file or path.exists():
-        known |= tokens.from_file(path)
-    if not known:
-        made = {scope: tokens.create(path, f"first-{scope}", [scope]) for scope in tokens.SCOPES}
-        known = tokens.from_file(path)
-        _show(made, data.first_tokens)  # at once: should this start fail, the next one makes none
-    return known, made
-
-
-def _show(made: Mapping[str, str], path: Path) -> None:
-    """On a terminal show the access tokens; what is no terminal may be collected, and then they go into a file."""
-    if os.isatty(1):
-        for scope, token in made.items():
-            logs.say(f"{scope} token, shown only now: {token}")
-        return
-    try:
-        replace_durably(path, "".join(f"{scope} {token}\n" for scope, token in made.items()).encode())
-    except OSError as error:
-        raise StartError(
-            f"{path} can't be written ({error.strerror}): make access tokens by `analytics token new`"
-        ) from None
-    logs.say(f"the first access tokens are in {path}, which nobody else can read: take them, and delete it")
-
-
-# -- migrate and token ------------------------------------------------------------------------
+# -- migrate -----------------------------------------------------------------------------------
 
 
 def _migrate(options: argparse.Namespace) -> int:
@@ -217,25 +204,3 @@ async def _migrate_now(settings: Settings) -> int:
             data.close()
     print("\n".join(f"applied {one.name}" for one in applied) or "nothing to do: all migrations are applied")
     return 0
-
-
-def _tokens_path(settings: Settings) -> Path:
-    return settings.tokens_file or settings.data_dir.absolute() / "tokens.json"
-
-
-def _token_new(options: argparse.Namespace) -> None:
-    path = _tokens_path(_settings())
-    print(tokens.create(path, options.name, options.scope, options.origin))
-    print(f"Shown only now; its hash is in {path}. A running service takes it after a restart.", file=sys.stderr)
-
-
-def _token_list(options: argparse.Namespace) -> None:
-    path = _tokens_path(_settings())
-    for token in tokens.from_file(path).values():
-        print(*(token.name, ",".join(sorted(token.scopes)), *sorted(token.origins)), sep="\t")
-
-
-def _token_revoke(options: argparse.Namespace) -> None:
-    path = _tokens_path(_settings())
-    tokens.revoke(path, options.name)
-    print("Revoked; a running service refuses it after a restart.", file=sys.stderr)

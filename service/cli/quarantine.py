@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from service.cli.parsers import GROUP, add_command
 from service.errors import StartError
 from service.spool.quarantine_commands import EntryResult, QuarantineCommands
 from service.spool.quarantine_entry import Entry
 
 #: Bytes of a damaged stretch that ``show`` prints.
 SHOWN_BYTES = 4096
+_EXAMPLE = "01a21da779a1-1ceece0343a80021.7.json"
 
 
 def add(commands: Any, data: Callable[[], Path]) -> None:
@@ -33,16 +35,48 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
 
         return guarded
 
-    parser = commands.add_parser("quarantine", help="look at the rows that ClickHouse refuses, retry or drop them")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    listing = actions.add_parser("list", help="a line for each: name, time, code, reason, event_name")
+    parser = add_command(
+        commands,
+        "quarantine",
+        "look at the rows that ClickHouse refuses, retry or drop them",
+        "Look at the rows that ClickHouse refuses for good and at damaged bytes; retry or drop them.\n"
+        "Works while the service runs and while it does not, as the same user and in the same folder.",
+        "analytics quarantine list",
+    )
+    actions = parser.add_subparsers(**GROUP)
+    listing = add_command(
+        actions,
+        "list",
+        "a line for each: name, time, code, reason, event_name",
+        "A line for each entry: its name, its time, ClickHouse's code and reason, the event's name.",
+        "analytics quarantine list --json",
+    )
     listing.add_argument("--json", action="store_true", help="as JSON lines")
     listing.set_defaults(run=run(_list))
-    show = actions.add_parser("show", help="one of them, whole; of damaged bytes the size and the beginning")
-    show.add_argument("name")
+    show = add_command(
+        actions,
+        "show",
+        "one of them, whole; of damaged bytes the size and the beginning",
+        f"Show an entry, whole; of damaged bytes the size and the first {SHOWN_BYTES}, in hexadecimal.",
+        f"analytics quarantine show {_EXAMPLE}",
+    )
+    show.add_argument("name", metavar="NAME", help="as `list` shows it")
     show.set_defaults(run=run(_show))
-    for name, text in (("retry", "send rows back to ClickHouse"), ("drop", "delete for good, after naming them")):
-        action = actions.add_parser(name, help=text)
+    for name, summary, description, example in (
+        (
+            "retry",
+            "send rows back to ClickHouse",
+            "Send rows back to ClickHouse: a running service takes them within a second, a stopped one when it starts.",
+            "analytics quarantine retry --all",
+        ),
+        (
+            "drop",
+            "delete for good, after naming them",
+            "Delete entries for good, after printing their names.",
+            f"analytics quarantine drop {_EXAMPLE}",
+        ),
+    ):
+        action = add_command(actions, name, summary, description, example)
         which = action.add_mutually_exclusive_group(required=True)
         which.add_argument("--all", action="store_true", help="all that there are")
         which.add_argument("names", nargs="*", default=[], metavar="NAME", help="as `list` shows it")

@@ -8,7 +8,7 @@ first 8 hex digits of its SHA-256, so that the name stays when others come and g
 import hashlib
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
@@ -74,6 +74,24 @@ def from_file(path: Path) -> dict[bytes, AccessToken]:
         raise StartError(f"the tokens file {path} is damaged: a sha256 is not hexadecimal") from None
 
 
+def first() -> dict[Scope, str]:
+    """A token for each scope, of which nothing is kept yet."""
+    return {scope: _random(_first_name(scope)) for scope in SCOPES}
+
+
+def known_by(first: Mapping[Scope, str]) -> dict[bytes, AccessToken]:
+    """Those of ``first``, by hash."""
+    return {digest(token): AccessToken(_first_name(scope), frozenset({scope})) for scope, token in first.items()}
+
+
+def keep(path: Path, first: Mapping[Scope, str]) -> None:
+    """Add the hashes of those to the file, of both or of none. Raises StartError."""
+    file = _read(path) if path.exists() else _File()
+    for scope, token in first.items():
+        file.tokens.append(_Entry(name=_first_name(scope), scopes=[scope], sha256=digest(token).hex()))
+    _replace(path, file)
+
+
 def create(path: Path, name: str, scopes: Iterable[Scope], origins: Iterable[str] = ()) -> str:
     """Make a token, add its hash to the file, and return it: the only time that it is seen. Raises StartError."""
     if not NAME.fullmatch(name):
@@ -85,7 +103,7 @@ def create(path: Path, name: str, scopes: Iterable[Scope], origins: Iterable[str
     file = _read(path) if path.exists() else _File()
     if any(one.name == name for one in file.tokens):
         raise StartError(f"the tokens file {path} has a token named {name} already: revoke it first, or choose another")
-    token = f"{name}_{secrets.token_urlsafe(32)}"
+    token = _random(name)
     file.tokens.append(_Entry(name=name, scopes=sorted(set(scopes)), sha256=digest(token).hex(), origins=listed))
     _replace(path, file)
     return token
@@ -98,6 +116,14 @@ def revoke(path: Path, name: str) -> None:
     if len(kept) == len(file.tokens):
         raise StartError(f"the tokens file {path} has no token named {name}")
     _replace(path, _File(tokens=kept))
+
+
+def _first_name(scope: Scope) -> str:
+    return f"first-{scope}"
+
+
+def _random(name: str) -> str:
+    return f"{name}_{secrets.token_urlsafe(32)}"
 
 
 def _read(path: Path) -> _File:

@@ -207,7 +207,7 @@ class Supervisor:
                 child.ready = True
                 if not self._greeted and all(one.ready for one in self._children):
                     self._greeted = True
-                    self.greet(self._port)
+                    self._greet()
             elif report == "leaving":
                 self._close(child)
             elif self._greeted:  # the others serve well
@@ -215,6 +215,13 @@ class Supervisor:
             else:
                 self.failure = self.failure or rest[0]
                 self._stop()
+
+    def _greet(self) -> None:
+        try:
+            self.greet(self._port)
+        except StartError as error:
+            self.failure = str(error)
+            self._stop()
 
     def _reap(self) -> None:
         now = time.monotonic()

@@ -13,6 +13,7 @@ from statistics import quantiles
 from typing import Any, NamedTuple
 
 from tests.bench.corpus import EVENTS_PER_BATCH, batch_bodies, single_bodies, write_wrk_script
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.clickhouse import ClickHouseServer, free_port
 from tests.support.service import BATCH, EVENTS, WRITE, Service
@@ -149,7 +150,7 @@ def write_scripts(folder: Path, bodies: int = 2000) -> dict[str, Path]:
 
 def wrk(target: Target, script: Path, seconds: float, connections: int) -> dict[str, Any]:
     """Load a target as fast as it answers; what wrk counted. Every answer must be 2xx."""
-    command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={max(1, round(seconds))}s"]
+    command = [find("wrk"), "--threads=1", f"--connections={connections}", f"--duration={max(1, round(seconds))}s"]
     command += ["--timeout=10s", f"--script={script}", f"http://127.0.0.1:{target.port}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

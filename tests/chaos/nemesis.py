@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from tests.chaos.world import POISON, THROWS, World, insert_others
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.disk import Disk
 from tests.support.service import ANALYTICS
@@ -217,6 +218,6 @@ class Nemesis:
 
 def _mend(disk: Disk) -> None:
     """Once nobody holds it: what is unmounted lazily would be mounted again as it is."""
-    wait_until(lambda: subprocess.run(["umount", disk.folder], capture_output=True).returncode == 0, 20)
+    wait_until(lambda: subprocess.run([find("umount"), disk.folder], capture_output=True).returncode == 0, 20)
     disk.repair()
     disk.mount()

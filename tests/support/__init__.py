@@ -1,5 +1,7 @@
 """What tests share: waiting, real ClickHouse servers, real service processes."""
 
+import os
+import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -16,3 +18,9 @@ def wait_until(condition: Callable[[], Result], seconds: float = 15, say: Callab
         if time.monotonic() > deadline:
             raise AssertionError(say() if say else f"not within {seconds} s: {condition}")
         time.sleep(0.02)
+
+
+def seed_of(test: str) -> int:
+    """The seed of a random test: that of ANALYTICS_TEST_<test>_SEED; without it the same in CI, elsewhere another."""
+    drawn = 1 if os.environ.get("CI") else random.randrange(10**6)
+    return int(os.environ.get(f"ANALYTICS_TEST_{test}_SEED", drawn))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.machine import find, may_mount
+
 #: FS_IOC_SHUTDOWN without a flush: from here on nothing reaches the device, as when the power goes.
 _SHUTDOWN, _NO_FLUSH = 0x8004587D, struct.pack("I", 2)
 
@@ -17,7 +19,7 @@ class Disk:
     """A file system of so many megabytes, mounted on ``folder`` from ``mount`` to ``unmount``."""
 
     def __init__(self, kind: str, folder: Path, megabytes: int, inodes: int | None = None) -> None:
-        if os.geteuid() != 0:
+        if not may_mount():
             pytest.fail("the disk tests mount file systems: run them as root")
         self.folder = folder
         self._image = folder.with_name(f"{folder.name}.image") if kind == "ext4" else None
@@ -40,7 +42,7 @@ class Disk:
     def unmount(self) -> None:
         """Unmount it; when something still holds it, as soon as that is gone."""
         while os.path.ismount(self.folder):
-            if subprocess.run(["umount", self.folder], capture_output=True).returncode:
+            if subprocess.run([find("umount"), self.folder], capture_output=True).returncode:
                 _run("umount", "--lazy", str(self.folder))
 
     def cut_power(self) -> None:
@@ -58,7 +60,7 @@ class Disk:
 
     def repair(self) -> None:
         """Check the unmounted ext4, as one does after an error."""
-        done = subprocess.run(["e2fsck", "-p", str(self._image)], capture_output=True, text=True)
+        done = subprocess.run([find("e2fsck"), "-p", str(self._image)], capture_output=True, text=True)
         assert done.returncode in (0, 1), done.stdout + done.stderr
 
     def fill(self, leave: int = 0) -> None:
@@ -93,8 +95,6 @@ class Disk:
 
 
 def _run(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        pytest.fail(f"no {command[0]} for the disk tests: on Debian, `apt-get install mount e2fsprogs util-linux`")
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([find(command[0]), *command[1:]], capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout

@@ -1,11 +1,9 @@
 """What tests of exactly once have in common: other writers, what is in the table, and where a worker's rows are."""
 
 from collections import Counter
-from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.service import Service, patched
@@ -44,10 +42,7 @@ def wait_until_stored(service: Service, dsn: str, names: set[str], seconds: floa
 
 def wrong_clock(days: int) -> dict[str, str]:
     """An environment in which the service's clock is wrong by so many days."""
-    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    if not found:
-        pytest.fail("no libfaketime for the clock tests: on Debian, `apt-get install faketime`")
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{days:+}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {"LD_PRELOAD": find("libfaketime.so.1"), "FAKETIME": f"{days:+}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def events(*names: str, ids: str = "none") -> list[dict[str, str]]:

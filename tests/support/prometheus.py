@@ -2,15 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.clickhouse import free_port
 
@@ -22,11 +20,6 @@ scrape_configs:
   - job_name: analytics
     static_configs: [{{targets: ["127.0.0.1:{port}"]}}]
 """
-
-
-def tool(name: str) -> str:
-    """The path of prometheus or promtool; a failure that says what to install."""
-    return shutil.which(name) or pytest.fail(f"no {name}: install it, on Debian with `apt-get install prometheus`")
 
 
 class Prometheus:
@@ -41,7 +34,7 @@ class Prometheus:
 
     def start(self) -> "Prometheus":
         """Start it, and wait until it answers."""
-        program = tool("prometheus")
+        program = find("prometheus")
         self.folder.mkdir()
         rules, config = self.folder / "rules.yml", self.folder / "prometheus.yml"
         rules.write_text(re.sub(r"^ +for: .*\n", "", RULES.read_text(), flags=re.MULTILINE))

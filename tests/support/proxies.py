@@ -1,13 +1,11 @@
 """Real proxies before the service, each a process of its own on a free port."""
 
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
 
-import pytest
-
+from tests.machine import find
 from tests.support import wait_until
 from tests.support.clickhouse import free_port
 
@@ -67,9 +65,6 @@ class FrontProxy:
 
     def __init__(self, kind: str, folder: Path, target: int) -> None:
         name, template, more = KINDS[kind][0], KINDS[kind][1], dict(KINDS[kind][2])
-        program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-        if program is None:
-            pytest.fail(f"no {name}: on Debian, `apt-get install {name}`")
         self.port, self.http2_port = free_port(), free_port()
         folder.mkdir()
         config = folder / "proxy.conf"
@@ -79,7 +74,7 @@ class FrontProxy:
         option = ["-f"] if name == "haproxy" else ["-p", str(folder), "-c"]
         self.output = folder / "output.log"
         with self.output.open("wb") as output:
-            self._process = subprocess.Popen([program, *option, str(config)], stdout=output, stderr=output)
+            self._process = subprocess.Popen([find(name), *option, str(config)], stdout=output, stderr=output)
         wait_until(self._listens, say=lambda: self.output.read_text())
 
     def _listens(self) -> bool:

@@ -53,6 +53,7 @@ class Service:
             "ANALYTICS_DATA_DIR": str(self.data),
             "ANALYTICS_FLUSH_INTERVAL": "0.2",
         } | {name: str(value) for name, value in environment.items()}
+        self.arguments: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._offset = 0
@@ -71,7 +72,7 @@ class Service:
     def _spawn(self, prefix: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
         return subprocess.Popen(
-            [*prefix, str(ANALYTICS), "serve"],
+            [*prefix, str(ANALYTICS), "serve", *self.arguments],
             cwd=self.folder,
             env=kept | self.environment,
             stdin=subprocess.DEVNULL,

@@ -1,9 +1,8 @@
 """Faults of single system calls, made by strace."""
 
-import shutil
 from pathlib import Path
 
-import pytest
+from tests.machine import find
 
 
 def injection(calls: str, when: int | str, effect: str, log: Path = Path("/dev/null")) -> tuple[str, ...]:
@@ -18,7 +17,4 @@ def injection(calls: str, when: int | str, effect: str, log: Path = Path("/dev/n
 
 def watch(calls: str, log: Path) -> tuple[str, ...]:
     """The command to run the service under, so that ``log`` gets a line for each of these calls."""
-    strace = shutil.which("strace")
-    if strace is None:
-        pytest.fail("no strace for the crash tests: install it, on Debian with `apt-get install strace`")
-    return (strace, "-f", "--quiet=all", "-y", "-o", str(log), "-e", f"trace={calls}")
+    return (find("strace"), "-f", "--quiet=all", "-y", "-o", str(log), "-e", f"trace={calls}")
