@@ -14,13 +14,16 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
+.PHONY: help setup lock run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
 	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
+
+lock: setup  ## renew the lock files in requirements after a change of setup.cfg; UPGRADE=1 for the newest of everything
+	$(BIN)/python -m tests.lock $(if $(UPGRADE),--upgrade)
 
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
