@@ -4,6 +4,8 @@ BIN := .venv/bin
 # How often a benchmark is repeated, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
 ROUNDS ?= 3
 ROWS ?= 1000000,10000000
+# Where a release is built.
+DIST ?= dist
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
 CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
@@ -14,7 +16,7 @@ TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
+.PHONY: help setup lock release run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
 	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
@@ -24,6 +26,12 @@ setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
 
 lock: setup  ## renew the lock files in requirements after a change of setup.cfg; UPGRADE=1 for the newest of everything
 	$(BIN)/python -m tests.lock $(if $(UPGRADE),--upgrade)
+
+release: setup  ## build wheel and sdist in dist, check them, and serve from the wheel in an empty environment
+	rm -f $(DIST)/analytics-*
+	$(BIN)/python -m build --quiet --installer uv --outdir $(DIST) .
+	$(BIN)/twine --no-color check --strict $(DIST)/*
+	$(BIN)/python -m tests.release $(DIST)
 
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
@@ -102,7 +110,7 @@ dashboard: setup  ## make the Grafana dashboard anew
 	$(BIN)/python docs/monitoring/dashboard.py
 
 clean:  ## remove what the other targets made, but for data
-	rm -rf .venv .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON to it")'

@@ -48,12 +48,13 @@ def start_command() -> list[str]:
 
 
 def test_the_image_serves_from_an_installed_package_without_the_embedded_engine(
-    installed: Path, make_service: Callable[..., Service], server_dsn: str, monkeypatch: pytest.MonkeyPatch
+    installed: Path, make_service: Callable[..., Service], server_dsn: str
 ) -> None:
     program, *arguments = start_command()
     assert arguments == ["serve"]
-    monkeypatch.setattr("tests.support.service.ANALYTICS", installed / program)
-    service = make_service(server_dsn).start()
+    service = make_service(server_dsn)
+    service.program = installed / program
+    service.start()
     assert service.post({"event_name": "e"}).status == 200
     service.wait_for_total(1)
     assert service.send("GET", "/docs/swagger-ui.css").status == 200

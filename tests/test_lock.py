@@ -1,4 +1,4 @@
-"""The lock files hold what ``setup.cfg`` and ``pyproject.toml`` say, for every Python and platform: no network needed."""
+"""The lock files hold what ``setup.cfg`` and ``pyproject.toml`` say, on each Python and platform: no network needed."""
 
 import configparser
 import re

@@ -46,6 +46,7 @@ class Service:
         self.folder = folder
         self.data = folder / "data"
         self.output = folder / "output.log"
+        self.program = ANALYTICS
         self.environment = {
             "ANALYTICS_PORT": "0",
             "ANALYTICS_WRITE_TOKENS": WRITE,
@@ -71,7 +72,7 @@ class Service:
     def _spawn(self, prefix: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
         return subprocess.Popen(
-            [*prefix, str(ANALYTICS), "serve"],
+            [*prefix, str(self.program), "serve"],
             cwd=self.folder,
             env=kept | self.environment,
             stdin=subprocess.DEVNULL,
