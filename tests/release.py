@@ -23,14 +23,15 @@ def install(wheel: Path, folder: Path) -> Path:
     """Make an environment with the wheel and the packages that are locked for it; the folder of its programs."""
     uv, environment = Path(sys.executable).with_name("uv"), folder / "venv"
     python = environment / "bin" / "python"
-    into = [uv, "pip", "install", "--quiet", "--no-config", "--python", python]
-    for command in (
-        [uv, "venv", "--quiet", "--no-config", "--python", sys.executable, environment],
-        [*into, "--require-hashes", "--requirement", FOLDER / "embedded.txt"],
-        [*into, "--no-index", "--no-deps", wheel],
-        [uv, "pip", "check", "--quiet", "--no-config", "--python", python],
-    ):
-        subprocess.run(command, cwd=folder, check=True)
+    into = ("pip", "install", "--quiet", "--python", python)
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("venv", "--quiet", "--python", sys.executable, environment),
+        (*into, "--require-hashes", "--requirement", FOLDER / "embedded.txt"),
+        (*into, "--no-index", "--no-deps", wheel),
+        ("pip", "check", "--quiet", "--python", python),
+    )
+    for command in commands:
+        subprocess.run([uv, "--no-config", *command], cwd=folder, check=True)
     return python.parent
 
 
@@ -66,8 +67,9 @@ def main() -> None:
         folder = Path(name)
         programs = install(wheel, folder)
         where = "import schemas, service; print(schemas.__file__, service.__file__)"
-        command = [programs / "python", "-c", where]
-        found = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+        found = subprocess.run(
+            [programs / "python", "-c", where], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout
         assert all(path.startswith(str(folder)) for path in found.split()), found
         total = serve(programs, folder)
     print(f"{wheel.name}: installed into an empty environment, it stored and counted {total} events")
