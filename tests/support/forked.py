@@ -82,7 +82,7 @@ class ForkedService(Service):
             code = service.cli.main.main(["serve"])
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child must not go on in the test's own code
             traceback.print_exc()
         finally:
             sys.stdout.flush()
