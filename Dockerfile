@@ -2,11 +2,19 @@
 #   docker build --build-arg EXTRAS=embedded --tag analytics .
 FROM python:3.11-slim-bookworm AS build
 ARG EXTRAS=""
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ONLY_BINARY=:all:
 WORKDIR /source
+# All that is downloaded is in a lock file with its hash.
+COPY requirements ./requirements
+RUN python -m venv /venv && /venv/bin/pip install --require-hashes --requirement "requirements/${EXTRAS:-run}.txt"
+RUN python -m venv /build && /build/bin/pip install --require-hashes --requirement requirements/build.txt
 COPY pyproject.toml setup.cfg README.md LICENSE ./
 COPY schemas ./schemas
 COPY service ./service
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --disable-pip-version-check ".${EXTRAS:+[$EXTRAS]}"
+RUN /build/bin/pip wheel --no-index --no-build-isolation --no-deps --wheel-dir /build/wheel . && \
+    /venv/bin/pip install --no-index --no-deps /build/wheel/*.whl
 
 FROM python:3.11-slim-bookworm
 COPY --from=build /venv /venv

@@ -7,6 +7,8 @@ PIP := $(BIN)/pip install --disable-pip-version-check
 # How often a benchmark is repeated, and how large a table is: `make bench ROUNDS=5 SECONDS=10 PLOT=1`.
 ROUNDS ?= 3
 ROWS ?= 1000000,10000000
+# Where a release is built.
+DIST ?= dist
 # The real ClickHouse server that tests run against: ClickHouse's own engine and handlers, shipped on npm.
 CLICKHOUSE_VERSION := 26.7.3-stable.1
 CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
@@ -18,8 +20,8 @@ CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help machine setup run test quick chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats \
-	bench-ids bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
+.PHONY: help machine setup lock release run test quick chaos sweep model demo tracker vendor screenshots check format bench \
+	bench-latency bench-stats bench-ids bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +30,15 @@ setup: machine $(VENV)/.dev $(TRACKER)  ## make .venv with everything in it
 
 machine:
 	@$(PYTHON) tests/machine.py build
+
+lock: setup  ## renew the lock files in requirements after a change of setup.cfg; UPGRADE=1 for the newest of everything
+	$(BIN)/python -m tests.lock $(if $(UPGRADE),--upgrade)
+
+release: setup  ## build wheel and sdist in dist, check them, and serve from the wheel in an empty environment
+	rm -f $(DIST)/analytics-*
+	$(BIN)/python -m build --quiet --installer uv --outdir $(DIST) .
+	$(BIN)/twine --no-color check --strict $(DIST)/*
+	$(BIN)/python -m tests.release $(DIST)
 
 run: $(VENV)/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
@@ -111,7 +122,7 @@ dashboard: setup  ## make the Grafana dashboard anew
 	$(BIN)/python docs/monitoring/dashboard.py
 
 clean:  ## remove what the other targets made, but for data
-	rm -rf .venv .venv-* .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	rm -rf .venv .venv-* .tools tracker/node_modules tracker/dist .hypothesis .schemathesis .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info
 
 ifneq ($(origin PYTHON),file)
 ANOTHER_PYTHON := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' | cmp -s - $(VENV)/.made || echo FORCE)

@@ -20,6 +20,8 @@ from schemas.responses import (
 )
 from schemas.routes import ROUTES
 
+#: The version of the contract that the routes keep (``tests/contract/openapi.json``).
+CONTRACT_VERSION = "1.0.0"
 _MODELS = (
     *(Event, EventBatch, EventAck, BatchAck, Stats, Activity, Pipeline, Refusals, Loss),
     *(ValidationErrorBody, ErrorBody, Health, Probe),
@@ -78,9 +80,9 @@ def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "Analytics",
-            "version": "1.0.0",
+            "version": version,
             "description": "Platform analytics: events in, counts out.",
-            "x-service-version": version,
+            "x-contract-version": CONTRACT_VERSION,
         },
         "paths": paths,
         "components": {

@@ -57,7 +57,7 @@ def ask_now(page: Page) -> None:
     page.evaluate("dispatchEvent(new Event('online'))")
 
 
-def test_it_follows_the_service_from_the_first_event_through_outages(
+def test_it_follows_the_service_from_the_first_event_through_outages(  # noqa: PLR0915 - one page, kept open
     browser: Browser, make_service: Callable[..., Service], server_dsn: str, proxy: Proxy
 ) -> None:
     service = make_service(proxy.dsn(server_dsn), ANALYTICS_PORT=free_port()).start()

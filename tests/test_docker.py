@@ -9,26 +9,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
+from service import __version__
+from tests.lock import locked
 from tests.support.service import Service
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(300)  # whichever test comes first pays for the environment
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The environment that the build stage makes: its own RUN line, with other folders."""
+    """The environment that the build stage makes: its own RUN lines, with other folders."""
     folder = tmp_path_factory.mktemp("image")
     source = folder / "source"
     source.mkdir()
-    for line in re.findall(r"^COPY (?!--from)(.+)$", DOCKERFILE, re.MULTILINE):
-        *names, target = line.split()
-        for name in names:
-            subprocess.run(["cp", "-r", str(ROOT / name), str(source / target)], check=True)
-    [command] = re.findall(r"^RUN (python -m venv .+)$", DOCKERFILE, re.MULTILINE)
-    command = command.replace("/venv", f"{folder}/venv").replace("python -m", f"{sys.executable} -m")
-    subprocess.run(["bash", "-ec", command], cwd=source, env=os.environ | {"EXTRAS": ""}, check=True)
+    stage = DOCKERFILE.split("FROM ")[1]
+    settings = dict(re.findall(r"\b(PIP_\w+)=(\S+)", stage))
+    for instruction, text in re.findall(r"^(COPY|RUN) (.+)$", stage, re.MULTILINE):
+        if instruction == "COPY":
+            *names, target = text.split()
+            for name in names:
+                subprocess.run(["cp", "-r", str(ROOT / name), str(source / target)], check=True)
+        else:
+            command = re.sub(r"(?<![\w.-])/(venv|build)\b", rf"{folder}/\1", text)
+            command = command.replace("python -m", f"{sys.executable} -m")
+            environment = os.environ | {"EXTRAS": ""} | settings
+            subprocess.run(["bash", "-ec", command], cwd=source, env=environment, check=True)
     return folder / "venv" / "bin"
 
 
@@ -38,27 +47,44 @@ def start_command() -> list[str]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_the_image_serves_from_an_installed_package_without_the_embedded_engine(
-    installed: Path, make_service: Callable[..., Service], server_dsn: str, monkeypatch: pytest.MonkeyPatch
+    installed: Path, make_service: Callable[..., Service], server_dsn: str
 ) -> None:
     program, *arguments = start_command()
     assert arguments == ["serve"]
-    monkeypatch.setattr("tests.support.service.ANALYTICS", installed / program)
-    service = make_service(server_dsn).start()
+    service = make_service(server_dsn)
+    service.program = installed / program
+    service.start()
     assert service.post({"event_name": "e"}).status == 200
     service.wait_for_total(1)
     assert service.send("GET", "/docs/swagger-ui.css").status == 200
     assert service.send("GET", "/tracker.js").status == 200
-    listed = subprocess.run([installed / "pip", "list"], capture_output=True, text=True, check=True).stdout
-    assert "chdb" not in listed
-    assert "pytest" not in listed
     [check] = re.findall(r"CMD (\[\"python\".+\])$", DOCKERFILE, re.MULTILINE)
     healthcheck = [str(installed / "python"), *json.loads(check)[1:]]
     environment = os.environ | {"ANALYTICS_PORT": str(service.port)}
     assert subprocess.run(healthcheck, env=environment).returncode == 0
     service.stop()
     assert subprocess.run(healthcheck, env=environment, stderr=subprocess.DEVNULL).returncode != 0
+
+
+def test_the_image_has_the_packages_that_are_locked_and_no_other(installed: Path) -> None:
+    listing = "from importlib.metadata import distributions\nfor one in distributions(): print(one.name, one.version)"
+    done = subprocess.run([installed / "python", "-c", listing], capture_output=True, text=True, check=True)
+    versions = {canonicalize_name(name): version for name, version in map(str.split, done.stdout.splitlines())}
+    of_venv = {"pip", "setuptools"} if sys.version_info < (3, 12) else {"pip"}
+    assert versions.pop("analytics") == __version__
+    assert {name: version for name, version in versions.items() if name not in of_venv} == {
+        package: one.version
+        for package, entries in locked("run").items()
+        for one in entries
+        if one.marker is None or one.marker.evaluate()
+    }
+
+
+def test_all_that_the_image_downloads_has_a_known_hash() -> None:
+    installs = re.findall(r"pip (?:install|wheel) .*?(?= && |$)", DOCKERFILE, re.MULTILINE)
+    assert len(installs) == 4
+    assert all("--require-hashes" in one or "--no-index" in one for one in installs)
 
 
 def test_without_the_embedded_engine_the_start_says_what_to_install(installed: Path, tmp_path: Path) -> None:

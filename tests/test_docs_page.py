@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, expect
 
+from service import __version__
 from tests.support.browser import open_browser
 from tests.support.service import WRITE, Service
 
@@ -25,7 +26,7 @@ def test_the_reference_works_offline_and_posts_an_event(page: Page, service: Ser
 
     page.goto(f"{home}/")
     assert page.url == f"{home}/docs"
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_contain_text(__version__)
     for path in ("/api/v1/analytics", "/api/v1/analytics/batch", "/api/v1/analytics/stats", "/livez"):
         expect(page.locator(f'[data-path="{path}"]')).to_be_visible()
 

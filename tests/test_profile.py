@@ -211,6 +211,53 @@ async def test_a_setting_that_is_held_fast_and_does_no_harm_is_left_alone(
     await store.close()
 
 
+class Switches:
+    """All settings of the engine that are on or off: which of them, turned, bend an answer or an insert."""
+
+    def __init__(self, asking: Store, inserting: Store, before: object) -> None:
+        self._asking = asking
+        self._inserting = inserting
+        self._clients = [store._engine._client for store in (asking, inserting)]  # type: ignore[attr-defined]
+        self._before = before
+        self._inserted = 0
+        self.bent: list[str] = []
+        self.refused: list[str] = []
+
+    async def try_all(self, defaults: dict[str, int]) -> None:
+        """Turn many at a time; those that bend something, or that are refused, are then found by halving."""
+        names = list(defaults)
+        for start in range(0, len(names), 32):
+            await self._look(names[start : start + 32], defaults)
+
+    async def _look(self, names: list[str], defaults: dict[str, int]) -> None:
+        bends = await self._bends(names, defaults)
+        if bends is not False and len(names) > 1:
+            await self._look(names[: len(names) // 2], defaults)
+            await self._look(names[len(names) // 2 :], defaults)
+        elif bends is not False:
+            (self.bent if bends else self.refused).extend(names)
+
+    async def _bends(self, names: list[str], defaults: dict[str, int]) -> bool | None:
+        """Whether these bend something; None if ClickHouse or the driver refuses."""
+        try:
+            self._set({name: 1 - defaults[name] for name in names})
+            if await _answers(self._asking) != self._before:
+                return True
+            for _ in range(2):
+                await self._inserting.insert(_batch(names[0] + names[-1], 20), names[0] + names[-1])
+        except StoreError:
+            return None
+        finally:
+            self._set({name: defaults[name] for name in names})
+            was = self._inserted
+            [(self._inserted,)] = await self._inserting.query("SELECT count() FROM client_ids")
+        return self._inserted != was + 20
+
+    def _set(self, values: dict[str, int]) -> None:
+        for (name, value), client in product(values.items(), self._clients):
+            client.set_client_setting(name, value)
+
+
 async def test_no_switch_of_the_engine_bends_an_answer_or_an_insert_without_a_word(
     server: ClickHouseServer, plain: Store
 ) -> None:
@@ -220,44 +267,14 @@ async def test_no_switch_of_the_engine_bends_an_answer_or_an_insert_without_a_wo
     await inserting.prepare()
     for table in ("events", "client_ids"):  # there is no need to wait for the disk
         await inserting.command(f"ALTER TABLE {table} MODIFY SETTING fsync_after_insert = 0, fsync_part_directory = 0")
-    clients = [store._engine._client for store in (plain, inserting)]  # type: ignore[attr-defined]
-    clients[0].set_client_setting("max_block_size", 50)
+    plain._engine._client.set_client_setting("max_block_size", 50)  # type: ignore[attr-defined]
     found = await plain.query(
         "SELECT name, default FROM system.settings WHERE type = 'Bool' AND tier = 'Production' ORDER BY name"
     )
-    switches = {str(name): int(default in ("0", "false")) for name, default in found}
-    assert len(switches) > 500
-    before, inserted, bent, refused = await _answers(plain), 0, [], []
-
-    async def bends(names: list[str]) -> bool | None:
-        """Whether these bend something; None if ClickHouse or the driver refuses."""
-        nonlocal inserted
-        try:
-            for name, client in product(names, clients):
-                client.set_client_setting(name, switches[name])
-            if await _answers(plain) != before:
-                return True
-            for _ in range(2):
-                await inserting.insert(_batch(names[0] + names[-1], 20), names[0] + names[-1])
-        except StoreError:
-            return None
-        finally:
-            for name, client in product(names, clients):
-                client.set_client_setting(name, 1 - switches[name])
-            was, [(inserted,)] = inserted, await inserting.query("SELECT count() FROM client_ids")
-        return inserted != was + 20
-
-    async def look(names: list[str]) -> None:
-        verdict = await bends(names)
-        if verdict is not False and len(names) > 1:
-            await look(names[: len(names) // 2])
-            await look(names[len(names) // 2 :])
-        elif verdict is not False:
-            (bent if verdict else refused).extend(names)
-
-    names = list(switches)
-    for start in range(0, len(names), 32):
-        await look(names[start : start + 32])
-    assert not bent
-    assert len(refused) < 20, refused
+    defaults = {str(name): int(default not in ("0", "false")) for name, default in found}
+    assert len(defaults) > 500
+    switches = Switches(plain, inserting, await _answers(plain))
+    await switches.try_all(defaults)
+    assert not switches.bent
+    assert len(switches.refused) < 20, switches.refused
     await inserting.close()

@@ -35,24 +35,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         if request.version not in _VERSIONS:
             raise BadFraming("The version must be HTTP/1.1 or HTTP/1.0")
         response = await handler(request)
-    except Invalid as error:
-        metrics.refused(Invalid)
-        reason = reason_of(error.errors)
-        response = json_response({"detail": error.errors}, 422)
-    except RequestError as error:
-        metrics.refused(type(error))
-        reason = str(error.detail)
-        response = error_response(error)
-    except web.HTTPException as error:
-        kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
-        reason = _words(error, request)
-        response = json_response({"detail": reason}, error.status, kept)
     except ConnectionError:
         raise  # the client is gone: there is nobody to answer
-    except Exception:
-        _log.exception("unexpected error", extra={"request_id": request_id})
-        reason = "Internal error"
-        response = json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+        response, reason = _answer(error, request, request_id)
     finally:
         connection.end()
     route = _route(request)
@@ -85,6 +71,23 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 def _plain(path: str) -> str:
     """The path in small letters, without slashes that are too many."""
     return "/".join(part for part in path.lower().split("/") if part)
+
+
+def _answer(error: Exception, request: web.Request, request_id: str) -> tuple[web.Response, str]:
+    """What the client gets for an error, and the reason for the log and the recent refusals."""
+    metrics = request.app[CONTEXT].metrics
+    if isinstance(error, Invalid):
+        metrics.refused(Invalid)
+        return json_response({"detail": error.errors}, 422), reason_of(error.errors)
+    if isinstance(error, RequestError):
+        metrics.refused(type(error))
+        return error_response(error), str(error.detail)
+    if isinstance(error, web.HTTPException):
+        kept = {name: value for name, value in error.headers.items() if name not in ("Content-Type", "Content-Length")}
+        reason = _words(error, request)
+        return json_response({"detail": reason}, error.status, kept), reason
+    _log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
+    return json_response({"detail": f"Internal error; it is in the log as {request_id}"}, 500), "Internal error"
 
 
 def _words(error: web.HTTPException, request: web.Request) -> str:

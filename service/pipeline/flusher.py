@@ -88,7 +88,7 @@ class Flusher:
         self._status = status
         self._lock = lock
         self._thread = ThreadPoolExecutor(1, "flusher")
-        self._inserter = Inserter(store, dedup_window, quarantine, lock, data, self._thread)
+        self._inserter = Inserter(store, dedup_window, quarantine, lock=lock, data=data, thread=self._thread)
         self._lanes = {
             with_ids: Lane(name, self._bring, store.ping, status)
             for with_ids, name in ((False, "events"), (True, "events with ids"))
@@ -214,7 +214,12 @@ class Flusher:
         now = time.monotonic()
         seconds = now - pending.begun_at
         self._metrics.batch_settled(
-            read - quarantined - repeats, repeats, quarantined, segment.rows - read, seconds, now - pending.accepted_at
+            flushed=read - quarantined - repeats,
+            duplicate=repeats,
+            quarantined=quarantined,
+            lost=segment.rows - read,
+            seconds=seconds,
+            visible_after=now - pending.accepted_at,
         )
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
         _log.debug("flushed %d rows in %.3f s, token %s", read - quarantined, seconds, segment.token)

@@ -68,7 +68,14 @@ class Inserter:
     """Inserts the batches of a worker. ``window`` is how far back repeats are looked for, in seconds."""
 
     def __init__(
-        self, store: InsertStore, window: float, quarantine: Quarantine, lock: DedupLock, data: Path, thread: Executor
+        self,
+        store: InsertStore,
+        window: float,
+        quarantine: Quarantine,
+        *,
+        lock: DedupLock,
+        data: Path,
+        thread: Executor,
     ) -> None:
         self.view_filler = ViewFiller(store)
         self._store = store

@@ -61,11 +61,11 @@ class Lane:
                 await self._bring(batch)
             except Retryable as error:
                 await self._failed(batch, error, began)
-            except Exception as error:  # a bug or a disk error: the batch stays on disk and must not stop the others
-                if not isinstance(error, OSError):
-                    _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
-                else:
-                    _log.error("batch %s is tried again later: %s", batch.segment.token, error)
+            except OSError as error:  # of the disk: the batch stays there and must not stop the others
+                _log.error("batch %s is tried again later: %s", batch.segment.token, error)
+                self._step_aside(batch, BACKOFF_MAX, began)
+            except Exception:  # noqa: BLE001 - a bug: neither must that
+                _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
                 self._step_aside(batch, BACKOFF_MAX, began)
             else:
                 self._queue.remove(batch)

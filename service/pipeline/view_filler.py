@@ -82,7 +82,7 @@ class ViewFiller:
             except Retryable:
                 pause = min(BACKOFF_MAX, pause * 2)
                 continue
-            except Exception as error:  # whatever it is, the next ones may do without it
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next ones may do without it
                 self._give_up(self._missed[0].token, str(error))
             else:
                 if filled:

@@ -162,7 +162,7 @@ class BatchWriter:
         try:
             probe = partial(self._spool.probe, sync=not self._status.ok)
             await asyncio.get_running_loop().run_in_executor(self._thread, probe)
-        except Exception as error:  # of the disk, or no thread could be had
+        except Exception as error:  # noqa: BLE001 - of the disk, or no thread could be had
             self._status.fails(*_reason(error))
         else:
             self._status.works()
@@ -186,7 +186,7 @@ class BatchWriter:
                 self._wake.clear()
                 while self._waiting or self._due or (self._stopping and self._open):
                     await self._turn()
-        except Exception as error:  # a bug: what is on disk is inserted by the next start
+        except Exception as error:  # noqa: BLE001 - a bug: what is on disk is inserted by the next start
             _log.exception("the writer has ended, and no more events are taken: restart the service")
             self._status.fails(*_reason(error))
         finally:  # whatever ended it, nobody waits for ever
@@ -233,7 +233,7 @@ class BatchWriter:
                 self._spool.append(*(join_rows(parts) for parts in kinds if parts))
         except OSError as caught:
             error = caught
-        except Exception as caught:  # a bug; the next group may well do without it
+        except Exception as caught:  # noqa: BLE001 - a bug; the next group may well do without it
             _log.exception("a group could not be written")
             error = caught
         limits, spool = self.limits, self._spool
@@ -272,7 +272,7 @@ class BatchWriter:
             self._waiting_bytes -= waiter.size
             try:
                 waiter.done(error)
-            except Exception:  # the others still wait
+            except Exception:  # noqa: BLE001 - the others still wait
                 _log.exception("an answer could not be given")
 
     def _count(self, rows: int, started: float) -> None:

@@ -77,7 +77,7 @@ class Server:
                 raise
             try:
                 self._client = await self._connect({})  # perhaps only a limit is held fast, and high
-            except Exception:
+            except Exception:  # noqa: BLE001 - the first error says more
                 raise error from None
         self._client.database = database
         await self._learn_settings()

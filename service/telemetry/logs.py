@@ -200,7 +200,7 @@ class _Handler(logging.Handler):
             gap = {"name": __name__, "levelname": "WARNING", "msg": f"{missing} lines of the log were dropped before"}
             if _ERROR.put(self.format(logging.makeLogRecord(gap))):
                 self._told += missing
-        except Exception:  # what can't be formatted: `handleError` would write to standard error, and wait
+        except Exception:  # noqa: BLE001 - what can't be formatted; `handleError` would write to standard error, and wait
             _ERROR.dropped += 1
 
     def flush(self) -> None:

@@ -216,7 +216,7 @@ class Metrics:
             self.events_refused.add(events, reason)
 
     def batch_settled(
-        self, flushed: int, duplicate: int, quarantined: int, lost: int, seconds: float, visible_after: float
+        self, *, flushed: int, duplicate: int, quarantined: int, lost: int, seconds: float, visible_after: float
     ) -> None:
         """Count a batch that ClickHouse has confirmed: its events, and the seconds of its flush and of all it took."""
         self.events_flushed.add(flushed)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +30,9 @@ class Profile(NamedTuple):
     """µs of CPU a request: by function, in itself and with all that it calls, and by thread."""
 
     samples: int
-    self_: Counter[str]
-    total: Counter[str]
-    threads: Counter[str]
+    self_: defaultdict[str, float]
+    total: defaultdict[str, float]
+    threads: defaultdict[str, float]
 
 
 def main() -> None:
@@ -87,15 +87,15 @@ def aggregate(raw: str, used: dict[str, float], *, lines: bool = False) -> Profi
         if (match := _THREAD.match(thread)) and frames and not _IDLE.search(frames[-1]):
             stacks.append((match["id"], [_name(frame, lines=lines) for frame in frames], int(count)))
             samples[match["id"]] += int(count)
-    profile = Profile(sum(samples.values()), Counter(), Counter(), Counter())
-    for thread, names, count in stacks:
-        share = used.get(thread, 0) * count / samples[thread]
-        profile.self_[names[-1]] += share
+    profile = Profile(sum(samples.values()), defaultdict(float), defaultdict(float), defaultdict(float))
+    for id_, names, seen in stacks:
+        cpu = used.get(id_, 0) * seen / samples[id_]
+        profile.self_[names[-1]] += cpu
         for name in set(names):
-            profile.total[name] += share
+            profile.total[name] += cpu
     named = {match["id"]: match["name"] for line in raw.splitlines() if (match := _THREAD.match(line))}
-    for thread, share in used.items():
-        profile.threads[named.get(thread, "other threads")] += share
+    for thread, cpu in used.items():
+        profile.threads[named.get(thread, "other threads")] += cpu
     return profile
 
 
@@ -122,7 +122,8 @@ def table(profile: Profile) -> str:
     shown = list(ours | {name for name, share in profile.self_.items() if share >= least})
     shown.sort(key=lambda name: -profile.self_[name])
     rows = [[f"`{name}`", f"{profile.self_[name]:,.1f}", f"{profile.total[name]:,.1f}"] for name in shown]
-    threads = ", ".join(f"{name} {share:,.1f} µs" for name, share in profile.threads.most_common() if share > 0.05)
+    by_share = sorted(profile.threads.items(), key=lambda one: -one[1])
+    threads = ", ".join(f"{name} {share:,.1f} µs" for name, share in by_share if share > 0.05)
     return markdown(["where", "self, µs", "total, µs"], rows) + f"\n\nBy thread: {threads}. {profile.samples} samples."
 
 

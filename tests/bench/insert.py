@@ -44,7 +44,7 @@ def make_rows(count: int, seed: int) -> list[Row]:
     """Varied rows; the same seed gives the same ones."""
     rng = random.Random(seed)
     agents = [f"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/{90 + n}.0 Safari/537.36" for n in range(40)]
-    rows = []
+    rows: list[Row] = []
     for number in range(count):
         when = 1_790_000_000_000_000 + seed * 1_000_000 + number * 97
         properties = {"symbol": rng.choice(("BTC-USD", "ETH-USD")), "qty": rng.random(), "n": number, "side": "buy"}

@@ -92,7 +92,8 @@ class Generator:
     async def run(self, rate: float, seconds: float, bodies: list[bytes], marks: list[tuple[str, bytes]]) -> None:
         """Send for so long; ``marks`` are sent beside the others, evenly."""
         rng = random.Random(SEED)
-        plan, when = [], 0.0
+        plan: list[tuple[float, bytes, str]] = []
+        when = 0.0
         while (when := when + rng.expovariate(rate)) < seconds:
             plan.append((when, bodies[len(plan) % len(bodies)], ""))
         plan += [(number * MARK_EVERY_SECONDS, body, name) for number, (name, body) in enumerate(marks)]

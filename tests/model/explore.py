@@ -76,7 +76,7 @@ def failure(seed: str, actions: list[Action]) -> str | None:
         live(folder / "data", actions)
     except AssertionError as error:
         return str(error).splitlines()[0] if str(error) else "an assertion failed"
-    except Exception as error:  # the service's own code met what it did not expect
+    except Exception as error:  # noqa: BLE001 - the service's own code met what it did not expect
         return repr(error)
     finally:
         shutil.rmtree(folder)

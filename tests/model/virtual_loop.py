@@ -34,7 +34,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if not future.cancelled():
                 try:
                     future.set_result(func(*args))
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - as an executor does
                     future.set_exception(error)
 
         self.call_soon(call)

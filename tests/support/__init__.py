@@ -9,7 +9,9 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def wait_until(condition: Callable[[], Result], seconds: float = 15, say: Callable[[], str] | None = None) -> Result:
+def wait_until(
+    condition: Callable[[], Result | None], seconds: float = 15, say: Callable[[], str] | None = None
+) -> Result:
     """The first true result of ``condition``; AssertionError if there is none in time."""
     deadline = time.monotonic() + seconds
     while True:

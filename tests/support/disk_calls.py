@@ -92,7 +92,7 @@ def install(folder: Path, fault: Fault, log: Path) -> None:
     opened = wrap("openat", io.open)
     io.open = lambda *args, **options: _File(opened(*args, **options), wrap)  # type: ignore[assignment]  # Path uses it
     listed = os.scandir
-    os.scandir = lambda *args: _Entries(listed(*args), wrap)  # type: ignore[assignment,misc]
+    os.scandir = lambda *args: _Entries(listed(*args), wrap)  # type: ignore[assignment]
 
 
 class _Wrapped:

@@ -237,7 +237,7 @@ _FAULTY = dict.fromkeys(_VALID, VALUES) | {
 
 
 def _members(fields: dict[str, st.SearchStrategy[str]]) -> st.SearchStrategy[tuple[str, str]]:
-    return st.one_of(st.tuples(st.just(name), values) for name, values in fields.items())
+    return st.one_of([st.tuples(st.just(name), values) for name, values in fields.items()])
 
 
 _UNKNOWN = st.tuples(TEXT.filter(lambda name: name not in _VALID), VALUES)

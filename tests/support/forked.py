@@ -5,7 +5,6 @@ The process that forks must have no threads.
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import traceback
@@ -35,13 +34,13 @@ class Process:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float | None = 30) -> int:
         """The exit code; AssertionError if there is none in time."""
-        wait_until(lambda: self.poll() is not None, timeout, lambda: f"process {self.pid} does not end")
+        wait_until(lambda: self.poll() is not None, timeout or 30, lambda: f"process {self.pid} does not end")
         assert self.returncode is not None
         return self.returncode
 
-    def send_signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
         if self.poll() is None:
             os.kill(self.pid, number)
@@ -83,7 +82,7 @@ class ForkedService(Service):
             code = service.cli.main.main(["serve"])
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - the child must not go on in the test's own code
             traceback.print_exc()
         finally:
             sys.stdout.flush()

@@ -18,7 +18,7 @@ def rows_of(*events: dict[str, Any], sent_at: object = None, received_at: int = 
 
 
 def decoded(*parts: EncodedRows, header: Header = CURRENT) -> list[Row]:
-    return Rows(header, parts).decode()  # type: ignore[return-value]
+    return Rows(header, parts).decode()
 
 
 def encoded(rows: Sequence[tuple[Any, ...]], header: Header = CURRENT) -> Rows:

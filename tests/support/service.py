@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 from tests.support import wait_until
 
@@ -39,6 +39,25 @@ class Answer(NamedTuple):
         return json.loads(self.body)
 
 
+class Running(Protocol):
+    """What tests ask of a process: a ``Popen`` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, once it has ended."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal, if it still runs."""
+
+
 class Service:
     """An ``analytics serve`` on a folder; ``start`` it as often as needed."""
 
@@ -46,6 +65,7 @@ class Service:
         self.folder = folder
         self.data = folder / "data"
         self.output = folder / "output.log"
+        self.program = ANALYTICS
         self.environment = {
             "ANALYTICS_PORT": "0",
             "ANALYTICS_WRITE_TOKENS": WRITE,
@@ -54,7 +74,7 @@ class Service:
             "ANALYTICS_FLUSH_INTERVAL": "0.2",
         } | {name: str(value) for name, value in environment.items()}
         self.arguments: tuple[str, ...] = ()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Running | None = None
         self.port = 0
         self._offset = 0
 
@@ -69,10 +89,10 @@ class Service:
             wait_until(self._listening, 30, lambda: f"not started: {self.log()[-3000:]}")
         return self
 
-    def _spawn(self, prefix: tuple[str, ...], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+    def _spawn(self, prefix: tuple[str, ...], output: IO[bytes]) -> Running:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
         return subprocess.Popen(
-            [*prefix, str(ANALYTICS), "serve", *self.arguments],
+            [*prefix, str(self.program), "serve", *self.arguments],
             cwd=self.folder,
             env=kept | self.environment,
             stdin=subprocess.DEVNULL,
@@ -122,7 +142,7 @@ class Service:
 
     def post(self, body: Any, path: str = EVENTS, token: str | None = WRITE, **headers: str) -> Answer:
         """Post an event, or to another path a batch."""
-        return self.send("POST", path, body, token, **headers)
+        return self.send("POST", path, body, token, 20, **headers)
 
     def post_batch(self, events: list[Any], **headers: str) -> Answer:
         """Post a batch."""

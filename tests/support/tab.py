@@ -69,14 +69,14 @@ def stored(dsn: str, session: str) -> list[Stored]:
 def whole(service: Service, dsn: str, session: str, events: int) -> list[Stored]:
     """The stored events of a session, once they are so many: each once, numbered without a gap, none missing."""
     rows = wait_until(
-        lambda: len(rows := stored(dsn, session)) >= events and rows,
+        lambda: rows if len(rows := stored(dsn, session)) >= events else None,
         say=lambda: f"of {events} there are {[row.sequence for row in stored(dsn, session)]}",
     )
     assert [row.sequence for row in rows] == list(range(1, events + 1))
     assert len({row.event_id for row in rows}) == events
     loss = service.get(f"{LOSS}?session_id={session}").json
     assert (loss["sent"], loss["stored"], loss["missing"]) == (events, events, 0)
-    return list(rows)
+    return rows
 
 
 class Scripted:
