@@ -140,14 +140,15 @@ def test_a_standard_output_that_nobody_reads_stops_no_start_and_no_stop(
 
 def run(program: str) -> list[str]:
     """What a program prints to standard error, by line."""
-    head = "import logging, os, sys\nfrom service import logs\n"
+    head = "import logging, os, sys\nfrom service.telemetry import logs\n"
     head += "logs.configure('info', 'json')\nlog = logging.getLogger('t')\n"
     done = subprocess.run([sys.executable, "-c", head + program], capture_output=True, text=True, timeout=30)
     return done.stderr.splitlines()
 
 
 def messages(lines: list[str]) -> list[str]:
-    return [json.loads(line)["message"] for line in lines if line.startswith("{")]
+    found = (re.search(r'\{"time".*', line) for line in lines)  # a traceback may be printed in between, in pieces
+    return [json.loads(one[0])["message"] for one in found if one]
 
 
 def test_what_is_logged_right_before_the_end_is_written() -> None:
