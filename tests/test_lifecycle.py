@@ -14,7 +14,7 @@ from tests.support import wait_until
 from tests.support.checks import check, sessions
 from tests.support.deaths import doomed, tell
 from tests.support.load import Load
-from tests.support.service import EVENTS, HEALTH, WRITE, Service
+from tests.support.service import EVENTS, HEALTH, WRITE, Service, patched
 from tests.support.wire import connect
 from tests.support.workers import pids, wait_for_all
 
@@ -175,3 +175,17 @@ def test_the_parent_of_workers_ends_with_its_log(make_service: Make, server_dsn:
     assert last_words(service) == "the thread 'log-2' has failed, and all workers stop: ZeroDivisionError('a bug')"
     service.start()
     service.wait_for_total(1)
+
+
+def test_what_clickhouse_answers_ends_no_process(make_service: Make, server_dsn: str) -> None:
+    """A page of some proxy, say, that can be read as rows of another shape."""
+    odd = "service.store.engines.Server.query = odd"
+    prefix = patched(f"exec('async def odd(*_): return [(1, 2, 3, 4, 5, 6, 7)]'); {odd}")
+    service = make_service(server_dsn).start()
+    assert service.stop() == 0
+    service.start(prefix=prefix)
+    wait_until(lambda: "clickhouse does not work" in service.log(), say=service.log)
+    assert service.post({"event_name": "e"}).status == 200
+    assert service.get(HEALTH).json["status"] == "degraded"
+    assert service.process
+    assert service.process.poll() is None

@@ -67,7 +67,7 @@ class Store(Part):
         applied: list[Migration] = []
         if self._migrating:
             await self._call(self._open_or_create_database(), QUERY_TIMEOUT)
-            applied = await migrate(self)
+            applied = await self._within(migrate(self), None)
         else:
             await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
         await self._check()
@@ -86,7 +86,7 @@ class Store(Part):
     async def _check(self) -> None:
         self._checked_at = -math.inf  # what is wrong is looked for again with the next ping
         try:
-            warnings = await check(self)
+            warnings = await self._within(check(self), None)
         except StoreError as error:
             if error.code:
                 raise
@@ -209,7 +209,7 @@ class Store(Part):
             self.errors[failure] = self.errors.get(failure, 0) + 1
             raise
 
-    async def _within(self, call: Awaitable[Any], seconds: float) -> Any:
+    async def _within(self, call: Awaitable[Any], seconds: float | None) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 return await call
