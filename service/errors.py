@@ -33,6 +33,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+#: The exit code of a process that a bug has ended; ``sysexits.h`` calls it EX_SOFTWARE.
+FAILED = 70
+
 
 class AnalyticsError(Exception):
     """The root: whatever this service raises on purpose."""

@@ -57,7 +57,7 @@ def find(name: str) -> str:
 
     RuntimeError says what to install.
     """
-    names, package = next((names, package) for names, package in {**BUILD, **TEST}.items() if name in names)
+    names, package = next((names, package) for names, package in (BUILD | TEST).items() if name in names)
     found = _find(names)
     if found is None:
         raise RuntimeError(f"there is no {name}: install it, on Debian with `apt-get install {package}`")
@@ -84,7 +84,7 @@ def _find_library(name: str) -> str | None:
 
 def _packages(purpose: str) -> dict[str, str]:
     """What is missing that a package of Debian has: what it is → the package."""
-    needed = {**(BUILD if purpose != "python" else {}), **(TEST if purpose == "test" else {})}
+    needed = (BUILD if purpose != "python" else {}) | (TEST if purpose == "test" else {})
     missing = {names[0]: package for names, package in needed.items() if _find(names) is None}
     if importlib.util.find_spec("ensurepip") is None:
         missing["the module venv of Python"] = "python3-venv"

@@ -29,6 +29,7 @@ from service.edge.listener import Listener
 from service.edge.request_head import REMEMBERED, Heads
 from service.pipeline.rate_limit import RateLimit
 from service.server.app import create_app
+from service.server.lifecycle import Lifecycle
 from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
@@ -455,14 +456,16 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     settings = Settings(flush_interval=0.1, host="127.0.0.1", port=0)
     bound = sockets.bind(settings)
     parts = Parts(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
-    await parts.start()
+    parts.recover()
+    life = Lifecycle(parts.in_order(), lambda: None)
+    await life.start()
     runner = web.AppRunner(create_app(parts.context))
     await runner.setup()
     assert runner.server
     load = parts.context.load
     connect_ = partial(DirectConnection, runner.server, load, direct_way(parts.context))
-    listener = Listener(runner.server, connect_, load, 10, 1.0)
-    listener.start(bound)
+    listener = Listener(bound, runner.server, connect_, load, 10, 1.0)
+    listener.start(asyncio)
     desk = Desk(parts, runner, sockets.port_of(bound))
     received = Connection.data_received
 
@@ -472,10 +475,12 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
     monkeypatch.setattr(Connection, "data_received", spy)
     yield desk
-    await listener.close()
+    await listener.drain(1)
     await runner.cleanup()
-    await parts.close()
+    await listener.close()
+    await life.stop(1)
     data.close()
+    assert not life.failed
     assert load.bytes == 0
 
 
@@ -589,7 +594,7 @@ async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed
         one.write(post())
         two.write(post()[:-3])
         await until(lambda: desk.load.bytes == 2 * len(BODY))
-        desk.parts.announce_stop(10)
+        desk.parts.context.leaving.set()
         stopping = asyncio.create_task(desk.runner.cleanup())
         assert await idle.read() == b""
         two.write(post()[-3:])

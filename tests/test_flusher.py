@@ -103,7 +103,7 @@ async def test_batches_go_in_order_and_their_files_with_them(rig: Rig) -> None:
     for number in range(5):
         rig.flusher.submit(*rig.seal(f"a{number}", f"b{number}"))
     assert rig.flusher.pending_rows == 10
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == [f"{letter}{number}" for number in range(5) for letter in "ab"]
     assert rig.flusher.totals.flushed == 10
@@ -114,7 +114,7 @@ async def test_what_is_on_disk_and_what_is_in_memory_are_inserted_alike(rig: Rig
     for _ in range(2):
         segment, rows = rig.seal("x", "y")
         rig.flusher.submit(segment, rows if not rig.clickhouse.calls else None)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert [names for _, names in rig.clickhouse.calls] == [["x", "y"], ["x", "y"]]
 
@@ -124,7 +124,7 @@ async def test_memory_holds_a_few_batches_however_many_wait(rig: Rig) -> None:
         rig.flusher.submit(*rig.seal("x"))
     held = [one for one in rig.flusher._pending.values() if one.batches[0].parts is not None]
     assert len(held) == SEGMENTS_IN_MEMORY
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     rig.flusher.submit(*rig.seal("y"))
     assert next(iter(rig.flusher._pending.values())).batches[0].parts is not None, "room again"
@@ -143,7 +143,7 @@ async def test_a_retryable_failure_tries_the_same_rows_with_the_same_token_until
     rig.clickhouse.script = script
     segment, rows = rig.seal("a", "b")
     rig.flusher.submit(segment, rows)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.calls == [(segment.token, ["a", "b"])] * 8
     assert rig.status.ok
@@ -158,7 +158,7 @@ async def test_while_clickhouse_is_away_the_state_says_why(rig: Rig) -> None:
 
     rig.clickhouse.script = script
     rig.flusher.submit(*rig.seal("a"))
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await away.wait()
     await asyncio.sleep(0)
     assert (rig.status.ok, rig.status.reason) == (False, "connection refused")
@@ -174,7 +174,7 @@ async def test_bad_rows_end_alone_in_the_quarantine_and_cost_no_other(rig: Rig, 
     segment, rows = rig.seal(*names)
     rig.flusher.submit(segment, rows)
     rig.flusher.submit(*rig.seal("next"))
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == [name for name in names if name not in bad] + ["next"]
     documents = rig.quarantined()
@@ -206,7 +206,7 @@ async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middl
 
         rig.clickhouse.script = script
         rig.flusher.submit(*rig.seal(*names))
-        rig.flusher.start()
+        rig.flusher.start(asyncio)
         finished = asyncio.create_task(rig.flusher.drain(20))
         await asyncio.wait([asyncio.create_task(died.wait()), finished], return_when=asyncio.FIRST_COMPLETED)
         await rig.flusher.close()
@@ -215,7 +215,7 @@ async def test_no_row_comes_twice_if_the_table_is_mended_and_we_die_in_the_middl
         again.clickhouse.table = rig.clickhouse.table
         for segment in again.spool.recover():
             again.flusher.submit(segment, None)
-        again.flusher.start()
+        again.flusher.start(asyncio)
         await again.drained()
         await again.flusher.close()
         stored = again.clickhouse.names + [one["values"]["event_name"] for one in again.quarantined()]
@@ -229,7 +229,7 @@ async def test_a_segment_written_by_a_version_with_other_columns_is_inserted_as_
     segment = spool.seal()
     assert segment
     rig.flusher.submit(segment, None)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == ["ancient"]
 
@@ -239,7 +239,7 @@ async def test_a_segment_that_was_deleted_by_hand_does_not_stop_the_others(rig: 
     segment.path.unlink()
     rig.flusher.submit(segment, None)
     rig.flusher.submit(*rig.seal("there"))
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == ["there"]
 
@@ -249,7 +249,7 @@ async def test_a_segment_of_both_kinds_of_rows_that_was_deleted_by_hand_is_done_
     segment.path.unlink()
     rig.flusher.submit(segment, None)
     rig.flusher.submit(*rig.seal("here"))
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == ["here"]
     assert not any(one._queue for one in rig.flusher._lanes.values())
@@ -272,7 +272,7 @@ async def test_rows_that_nobody_can_tell_since_their_header_is_damaged_are_kept_
     for path in rig.spool.folder.iterdir():
         path.unlink() if path != segment.path else None
     rig.flusher.submit(segment, None)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     damaged = sorted((rig.folder / "quarantine").glob("*.damaged"))
     if header:
@@ -297,7 +297,7 @@ async def test_a_batch_whose_tries_take_long_leaves_at_least_half_of_the_time_to
         came.set()
 
     rig.clickhouse.insert = insert  # type: ignore[method-assign]
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     for name in ("first", "second", "third"):
         rig.flusher.submit(*rig.seal(name))
         async with asyncio.timeout(20):
@@ -310,14 +310,14 @@ async def test_the_total_survives_a_restart_and_counts_a_replayed_segment_once(r
     segment, rows = rig.seal("a", "b", "c")
     copy = segment.path.read_bytes()
     rig.flusher.submit(segment, rows)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     segment.path.write_bytes(copy)  # as if we had died before the file was deleted
     again = Rig(rig.folder)
     assert again.flusher.totals.flushed == 3
     assert again.flusher.totals.last_flush
     again.flusher.submit(segment, None)
-    again.flusher.start()
+    again.flusher.start(asyncio)
     await again.drained()
     await again.flusher.close()
     assert again.flusher.totals.flushed == 3
@@ -326,7 +326,7 @@ async def test_the_total_survives_a_restart_and_counts_a_replayed_segment_once(r
 async def test_retry_after_follows_the_rate_at_which_batches_drain(rig: Rig) -> None:
     for _ in range(3):
         rig.flusher.submit(*rig.seal("x" * 90))
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert 0 < rig.flusher.seconds_to_free(1000) < rig.flusher.seconds_to_free(10**6)
 
@@ -337,7 +337,7 @@ async def test_a_segment_of_the_format_before_is_inserted_like_any_other(rig: Ri
     [segment] = rig.spool.recover()
     rig.flusher = rig.make_flusher(store)
     rig.flusher.submit(segment, None)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert await store.query("SELECT count(), uniqExact(event_id), countIf(id_origin = 'client') FROM events") == [
         (22, 22, 21)
@@ -355,7 +355,7 @@ async def test_what_is_in_memory_only_is_counted_until_it_is_inserted(rig: Rig) 
         segment.path.unlink()
         rig.flusher.submit(segment, parts, keep=True)
     assert rig.flusher.memory_only_bytes == sum(segment.size for segment, _ in segments)
-    rig.flusher.start()
+    rig.flusher.start(asyncio)
     await rig.drained()
     assert rig.clickhouse.names == [f"e{number}" for number in range(5)]
     assert rig.flusher.memory_only_bytes == 0

@@ -65,8 +65,9 @@ class Rig:
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     rig = Rig(tmp_path / "data")
     await rig.writer.probe()
-    rig.writer.start()
+    rig.writer.start(asyncio)
     yield rig
+    await rig.writer.drain(1)
     await rig.writer.close()
 
 
@@ -220,10 +221,10 @@ async def test_a_waiter_that_is_cut_off_does_not_harm_its_group(rig: Rig) -> Non
     assert set(rig.on_disk()) >= {"e0", "e1", "e3", "e4"}
 
 
-async def test_close_takes_no_more_but_finishes_who_waits_and_seals(rig: Rig) -> None:
+async def test_draining_takes_no_more_but_finishes_who_waits_and_seals(rig: Rig) -> None:
     waiting = [asyncio.create_task(rig.writer.add(rows(f"e{number}"), 10)) for number in range(25)]
     await asyncio.sleep(0)
-    await rig.writer.close()
+    await rig.writer.drain(1)
     await asyncio.gather(*waiting)
     assert sum(segment.rows for segment, *_ in rig.sealed.batches) == 25
     assert list(rig.spool.folder.glob("*.open")) == []
@@ -264,45 +265,47 @@ async def test_a_disk_call_that_fails_while_a_segment_is_sealed_leaves_nobody_wa
     await rig.writer.add(rows("after"), 10)
     await rig.writer.probe()
     assert rig.writer.unavailable_reason() is None
-    await rig.writer.close()
+    await rig.writer.drain(1)
     names = [row[1] for _, batch, _ in rig.sealed.batches for row in decoded(*batch or [])]
     assert sorted(names) == sorted({*kept, "after"})
     for segment, batch, _ in rig.sealed.batches:
         assert [row[1] for row in decoded(*rig.spool.read(segment).parts)] == [row[1] for row in decoded(*batch or [])]
 
 
-async def test_a_bug_of_the_spool_leaves_nobody_waiting_and_health_tells(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), OSError(errno.EIO, "of a call that nobody thought of")])
+@pytest.mark.parametrize("where", ["seal", "submit", "observe"])
+async def test_what_fails_unexpectedly_ends_the_writer_and_all_who_wait_and_come_get_a_true_answer(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception
 ) -> None:
-    def bug(*_: object) -> None:
-        raise ZeroDivisionError("a bug")
+    def fails(*_: object, **__: object) -> None:
+        raise error
 
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.spool, "seal", bug)
-        async with asyncio.timeout(10):
-            outcomes = await asyncio.gather(
-                *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
-            )
-        assert any(isinstance(one, SpoolFailed) for one in outcomes)
-        assert rig.writer.unavailable_reason() == "the spool can't be written: an unexpected error, which is in the log"
-
-
-async def test_a_bug_of_the_writer_ends_it_and_refuses_all_who_wait_and_come(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def bug(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr(rig.sealed, "submit", bug)
+    owner = {"seal": rig.spool, "submit": rig.sealed, "observe": rig.metrics.group_events}[where]
+    monkeypatch.setattr(owner, where, fails)
     async with asyncio.timeout(10):
-        outcomes = await asyncio.gather(
-            *(rig.writer.add(rows(f"e{number}"), 10) for number in range(30)), return_exceptions=True
-        )
-        assert [type(one) for one in outcomes].count(SpoolFailed) == 20
-        assert len(rig.on_disk()) == 10
-        assert rig.writer.unavailable_reason() is not None
+        names = [f"e{number}" for number in range(30)]
+        outcomes = await asyncio.gather(*(rig.writer.add(rows(one), 10) for one in names), return_exceptions=True)
+        [task] = rig.writer._tasks
+        await asyncio.wait([task])
+        assert task.exception() is error
+        kept = [name for name, outcome in zip(names, outcomes, strict=True) if outcome is None]
+        assert kept == names[:10], "one batch"
+        assert {type(outcome) for outcome in outcomes[10:]} == {SpoolFailed}
+        assert rig.on_disk() == kept
+        assert rig.writer.unavailable_reason() == Stopping.detail
         with pytest.raises(Stopping):
             await rig.writer.add(rows("late"), 10)
+
+
+async def test_a_commit_that_ends_nobody_knows_how_promises_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    for name in ("append", "seal"):
+        monkeypatch.setattr(rig.spool, name, fails)
+    with pytest.raises(SpoolFailed) as refused:
+        await rig.writer.add(rows("e"), 10)
+    assert refused.value.detail == "The service has failed, and it is not known whether the events were kept"
 
 
 async def test_what_can_be_read_back_is_not_kept_in_memory_and_what_can_not_is_bounded(

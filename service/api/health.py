@@ -1,5 +1,6 @@
 """Can an event sent now be kept? From what is known already: no question is put to disk or ClickHouse."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from service import __version__
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import json_response
-from service.errors import Forbidden, Unauthorized
+from service.errors import Forbidden, Stopping, Unauthorized
 from service.pipeline.writer import BatchWriter
 from service.spool.quarantine import Quarantine
 from service.store.store import Store
@@ -49,13 +50,20 @@ async def get_readyz(request: web.Request) -> web.Response:
 
 
 def health_query(
-    writer: BatchWriter, store: Store, quarantine: Quarantine, spool: Status, clickhouse: Status
+    writer: BatchWriter,
+    store: Store,
+    quarantine: Quarantine,
+    spool: Status,
+    clickhouse: Status,
+    *,
+    leaving: asyncio.Event,
 ) -> PeerQuery:
     """The health of each worker, and of all together. ``spool`` and ``clickhouse`` say whether these work."""
     started_at = time.monotonic()
 
     def own() -> dict[str, Any]:
-        reason, shed = writer.unavailable_reason(), writer.shed_priorities()
+        reason = str(Stopping.detail) if leaving.is_set() else writer.unavailable_reason()
+        shed = writer.shed_priorities()
         nearly = f"nearly full: events of priority {' and '.join(sorted(shed))} are not taken" if shed else None
         return {
             "status": "failing" if reason else "ok" if clickhouse.ok and not shed else "degraded",

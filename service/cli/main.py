@@ -16,7 +16,7 @@ from service.cli.parsers import GROUP, add_command
 from service.config import PORT_MAX, WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
 from service.edge import sockets
-from service.errors import StartError, StoreError, start_refused
+from service.errors import FAILED, StartError, StoreError, start_refused
 from service.server import supervisor as workers
 from service.spool import rebalance as leftovers
 from service.spool.data_dir import DataDir
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code.
 
-    0, 1 if it failed (one line on standard error), 2 for a wrong call, 70 for a bug (the log has its traceback).
+    0, 1 if it failed (one line on standard error), 2 for a wrong call, FAILED for a bug (which the log has).
     """
     logs.open_standard_streams()
     options = make_parser().parse_args(arguments)
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except Exception:
         _log.critical("the command failed", exc_info=True)
-        return 70
+        return FAILED
     finally:
         logs.flush()
 

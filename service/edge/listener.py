@@ -18,14 +18,13 @@ from service.edge.connection import IDLE, OVERDUE, Connection
 from service.edge.lingering import Lingering
 from service.edge.sockets import BACKLOG
 from service.errors import StartError
+from service.part import Part, Tasks, cancel
 from service.telemetry.load import ConnectionLoad
 from service.telemetry.logs import Seldom
 from service.worker import ALONE, CONNECTIONS, Worker
 
 #: Connections taken in one turn of the event loop, so that a flood of them leaves turns to requests.
 ACCEPTS_PER_TURN = 64
-#: Seconds of not accepting, after the system had no descriptor or no memory for it.
-ACCEPT_PAUSE = 1.0
 #: Descriptors that we ask the system for, where it grants so many.
 DESCRIPTORS = 65_536
 #: Descriptors for all but connections: the spool, and ClickHouse with its many files. Of a small limit, half.
@@ -70,14 +69,15 @@ def connections_limit(wanted: int) -> int:
     return wanted or most
 
 
-class Listener:
-    """The listening sockets of a server, and the watch over its connections.
+class Listener(Part):
+    """The listening sockets of a server, which are bound, and the watch over its connections.
 
     ``worker`` has the cap together with its siblings.
     """
 
     def __init__(
         self,
+        sockets: Sequence[socket.socket],
         server: web.Server,
         connect: Callable[[], Connection],
         load: ConnectionLoad,
@@ -91,23 +91,23 @@ class Listener:
         self._load = load
         self._max_connections = max_connections
         self._header_timeout = header_timeout
-        self._sockets: list[socket.socket] = []
+        self._sockets = list(sockets)
+        self._paused: list[socket.socket] = []  # the system had no descriptor or no memory for a connection
         self._starting: set[asyncio.Task[None]] = set()
         self._refused = 0
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._full, self._no_resource, self._overdue = Seldom(_log), Seldom(_log), Seldom(_log)
 
-    def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen on these, which are bound. Raises OSError."""
-        for one in sockets:
+    def start(self, tasks: Tasks) -> None:
+        """Listen. Raises OSError."""
+        for one in self._sockets:
             one.listen(BACKLOG)
-            self._sockets.append(one)
         loop = asyncio.get_running_loop()
         for one in self._sockets:
             loop.add_reader(one, self._accept, one)
-        self._watch = asyncio.create_task(self._close_outstayed(), name="listener")
+        self._tasks = [tasks.create_task(self._watch(), name="listener")]
 
-    async def close(self) -> None:
+    async def drain(self, seconds: float) -> None:
         """Take those who are connected already and wait to be taken, and then no more; those that there are stay."""
         for one in self._sockets:
             asyncio.get_running_loop().remove_reader(one)
@@ -115,10 +115,13 @@ class Listener:
                 self._accept(one)
             one.close()
         self._sockets.clear()
+        self._paused.clear()
         if self._starting:
             await asyncio.wait(self._starting)
-        if self._watch:
-            self._watch.cancel()
+
+    async def close(self) -> None:
+        """Watch no more."""
+        await cancel(self._tasks)
 
     # -- accepting --------------------------------------------------------------------------------
 
@@ -130,9 +133,8 @@ class Listener:
                 return
             except OSError as error:
                 self._no_resource(logging.ERROR, "no connection can be taken for a moment: %s", error.strerror)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(listening)
-                loop.call_later(ACCEPT_PAUSE, self._resume, listening)
+                asyncio.get_running_loop().remove_reader(listening)
+                self._paused.append(listening)
                 return
             client.setblocking(False)
             if self._load.connections + self._worker.tell(CONNECTIONS, self._load.connections) < self._max_connections:
@@ -141,10 +143,6 @@ class Listener:
                 task.add_done_callback(self._starting.discard)
             else:
                 self._refuse(client)
-
-    def _resume(self, listening: socket.socket) -> None:
-        if listening in self._sockets:
-            asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
     async def _serve(self, connection: Connection, client: socket.socket) -> None:
         try:
@@ -180,21 +178,31 @@ class Listener:
 
     # -- the watch --------------------------------------------------------------------------------
 
-    async def _close_outstayed(self) -> None:
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._header_timeout / 4, self._load.keepalive_timeout / 4))
             self._worker.tell(CONNECTIONS, self._load.connections)
-            now = time.monotonic()
-            connections = [one for one in self._server.connections if isinstance(one, Connection)]
-            overdue = 0
-            for one in connections:
-                why = one.outstayed(now, self._header_timeout)
-                if why == OVERDUE:
-                    overdue += 1
-                    one.abort()
-                elif why == IDLE:
-                    one.force_close()
-                if why:
-                    self._load.count_closed(why)
-            if overdue:
-                self._overdue(logging.INFO, "closed %d connections that sent or took their bytes too slowly", overdue)
+            self._close_outstayed()
+            self._resume()
+
+    def _close_outstayed(self) -> None:
+        now = time.monotonic()
+        connections = [one for one in self._server.connections if isinstance(one, Connection)]
+        overdue = 0
+        for one in connections:
+            why = one.outstayed(now, self._header_timeout)
+            if why == OVERDUE:
+                overdue += 1
+                one.abort()
+            elif why == IDLE:
+                one.force_close()
+            if why:
+                self._load.count_closed(why)
+        if overdue:
+            self._overdue(logging.INFO, "closed %d connections that sent or took their bytes too slowly", overdue)
+
+    def _resume(self) -> None:
+        """Accept again where the system had no room for a connection a moment ago."""
+        paused, self._paused = self._paused, []
+        for one in paused:
+            asyncio.get_running_loop().add_reader(one, self._accept, one)

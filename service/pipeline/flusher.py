@@ -12,7 +12,7 @@ them. In each lane one INSERT is in flight.
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ import msgspec
 
 from schemas.payload import EncodedRows, Rows
 from schemas.rows import CURRENT
+from service.part import Part, Tasks, cancel
 from service.pipeline.batch import Batch, batches_of, read_batch
 from service.pipeline.dedup_lock import DedupLock
 from service.pipeline.inserter import Inserter, InsertStore
@@ -45,6 +46,13 @@ RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 class FlusherStore(InsertStore, Protocol):
     """What is needed of the store."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether ClickHouse has been reached, and its tables are there."""
+
+    async def until_ready(self) -> None:
+        """Wait for that."""
+
     async def ping(self) -> None:
         """Raise StoreError if ClickHouse does not answer."""
 
@@ -61,7 +69,7 @@ class _Pending:
     begun_at: float = 0.0
 
 
-class Flusher:
+class Flusher(Part):
     """Owns the sealed segments. Methods belong to the event loop; disk work is done on one thread."""
 
     def __init__(
@@ -100,6 +108,7 @@ class Flusher:
         self._empty.set()
         self._bytes_per_second = 0.0
         self._quarantine_reason = ""
+        self._store = store
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -151,14 +160,20 @@ class Flusher:
             return RETRY_AFTER_UNKNOWN
         return min(RETRY_AFTER_MAX, size / self._bytes_per_second)
 
-    def start(self) -> None:
-        """Begin to insert. The store must be ready: migrated and reachable."""
-        self._tasks = [asyncio.create_task(lane.run(), name=f"flusher: {lane.name}") for lane in self._lanes.values()]
-        self._tasks.append(asyncio.create_task(self._inserter.view_filler.run(), name="view-filler"))
+    def start(self, tasks: Tasks) -> None:
+        """Insert, as soon as the store is ready."""
+        running = {lane.name: lane.run for lane in self._lanes.values()} | {"views": self._inserter.view_filler.run}
+        self._tasks = [
+            tasks.create_task(self._when_ready(run), name=f"flusher: {name}") for name, run in running.items()
+        ]
+
+    async def _when_ready(self, run: Callable[[], Awaitable[None]]) -> None:
+        await self._store.until_ready()
+        await run()
 
     async def drain(self, seconds: float) -> None:
         """Wait until all is inserted, at most so long. What is left stays on disk for the next start."""
-        if self._tasks and seconds > 0:
+        if self._tasks and self._store.ready and seconds > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
@@ -182,10 +197,7 @@ class Flusher:
 
     async def close(self) -> None:
         """Stop inserting. What is cut off here is asked for at the next start."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await cancel(self._tasks)
         self._thread.shutdown()
         self._lock.close()
         self._inserter.view_filler.close()

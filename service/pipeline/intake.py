@@ -13,6 +13,7 @@ from schemas.refusals import ErrorItem
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from schemas.times import iso
 from service.errors import Shed, SpoolFailed, Unavailable
+from service.part import Part
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.writer import BatchWriter
 
@@ -34,7 +35,7 @@ class Accepted(NamedTuple):
     refused: Mapping[str, int] = {}
 
 
-class Intake:
+class Intake(Part):
     """Turns bodies into rows and answers, and keeps the rows.
 
     ``key`` is the Idempotency-Key; ``source`` is the name of the token, which is charged for what is kept, and for
@@ -45,6 +46,10 @@ class Intake:
         self.writer = writer
         self.rate_limit = rate_limit
         self._parser = ThreadPoolExecutor(1, "parser")  # one: several would make the event loop wait for each in turn
+
+    async def close(self) -> None:
+        """Parse no more."""
+        self._parser.shutdown(wait=False)
 
     def check_rate(self, source: str) -> None:
         """Raise RateLimited if this token must wait."""

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from schemas.events import DEFAULT_PRIORITY
 from schemas.payload import EncodedRows, by_kind, join_rows
 from service.errors import SpoolFailed, SpoolFull, Stopping
+from service.part import Part, Tasks, cancel
 from service.pipeline.flusher import Flusher
 from service.spool.segment import Segment
 from service.spool.spool import Spool
@@ -34,8 +35,6 @@ ROW_OVERHEAD_BYTES = 200
 WAITING_MAX_BYTES = 64 * 2**20
 #: Acknowledged events that the disk does not give back, and so are in memory only: beyond, no others are taken.
 MEMORY_ONLY_MAX_BYTES = 64 * 2**20
-#: Seconds after an unexpected failure, so that one that comes back does not take the processor.
-PAUSE_AFTER_FAILURE = 0.1
 #: Room without which the spool counts as full, so that /health says so before a request finds out.
 ROOM_MIN_BYTES = 4096
 
@@ -54,6 +53,8 @@ class Limits:
     spool_max_bytes: int
 
 
+#: Of a group whose commit a bug has cut off: its frame may be on disk, and then the next start inserts it.
+_UNKNOWN = "The service has failed, and it is not known whether the events were kept"
 _SHED_FROM = min(TAKEN_UNTIL.values())
 _NONE_SHED: frozenset[str] = frozenset()
 
@@ -65,14 +66,18 @@ class _Waiter(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of a group. ``readable``: whether the sealed segment can be read back from the disk."""
+    """What became of a group. ``readable``: whether the sealed segment can be read back from the disk.
+
+    ``bug`` is why it could not be sealed: what became of the open segment only the next start can tell.
+    """
 
     sealed: Segment | None
     error: Exception | None
     readable: bool = True
+    bug: Exception | None = None
 
 
-class BatchWriter:
+class BatchWriter(Part):
     """Owns the open segment. All methods belong to the event loop; disk work is done on one thread."""
 
     def __init__(self, spool: Spool, flusher: Flusher, limits: Limits, status: Status, metrics: Metrics) -> None:
@@ -91,18 +96,22 @@ class BatchWriter:
         self._open_rows = 0
         self._due = False
         self._timer: asyncio.TimerHandle | None = None
-        self._leaving = self._stopping = False
+        self._stopping = False
         self._synced_at = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def open_rows(self) -> int:
         """Acknowledged rows in the open batch."""
         return self._open_rows
 
-    def start(self) -> None:
+    async def open(self) -> None:
+        """Find out whether the disk takes writes."""
+        await self.probe()
+
+    def start(self, tasks: Tasks) -> None:
         """Begin to take events."""
-        self._task = asyncio.create_task(self._run(), name="writer")
+        self._tasks = [tasks.create_task(self._run(), name="writer")]
 
     async def add(self, rows: EncodedRows, size: int) -> None:
         """Make ``rows`` durable; they came in ``size`` bytes. On return they are kept, whatever happens.
@@ -124,8 +133,7 @@ class BatchWriter:
 
     def unavailable_reason(self) -> str | None:
         """Why an event of the usual priority sent now would not be kept; None if it would be."""
-        refusal = Stopping() if self._leaving else self._refusal(ROOM_MIN_BYTES)
-        if refusal:
+        if refusal := self._refusal(ROOM_MIN_BYTES):
             return str(refusal.detail)
         if DEFAULT_PRIORITY in self.shed_priorities():
             return SpoolFull.detail
@@ -167,16 +175,19 @@ class BatchWriter:
         else:
             self._status.works()
 
-    def announce_stop(self) -> None:
-        """From now on ``unavailable_reason`` says that the service stops; what is under way is still taken."""
-        self._leaving = True
+    async def drain(self, seconds: float) -> None:
+        """Take no more events, finish the waiting ones, and hand the open segment to the flusher.
 
-    async def close(self) -> None:
-        """Take no more events, finish the waiting ones, and hand the open segment to the flusher."""
+        However long the disk takes: those who wait have no answer yet.
+        """
         self._stopping = True
         self._wake.set()
-        if self._task:
-            await self._task
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def close(self) -> None:
+        """Let go of the disk."""
+        await cancel(self._tasks)
         self._thread.shutdown()
 
     async def _run(self) -> None:
@@ -186,9 +197,6 @@ class BatchWriter:
                 self._wake.clear()
                 while self._waiting or self._due or (self._stopping and self._open):
                     await self._turn()
-        except Exception as error:  # noqa: BLE001 - a bug: what is on disk is inserted by the next start
-            _log.exception("the writer has ended, and no more events are taken: restart the service")
-            self._status.fails(*_reason(error))
         finally:  # whatever ended it, nobody waits for ever
             self._stopping = True
             waiting, self._waiting = self._waiting, []
@@ -198,16 +206,19 @@ class BatchWriter:
         group, loop = self._take_group(), asyncio.get_running_loop()
         started = loop.time()
         seal = self._due or (self._stopping and not self._waiting)
+        refusal: SpoolFailed | None = SpoolFailed(_UNKNOWN)
         try:
             outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
-        except Exception as error:  # a bug, or no thread could be had
-            self._settle(group, _Outcome(None, error), started)
-            if self._stopping:
-                raise
-            _log.exception("a group could not be written")
-            await asyncio.sleep(PAUSE_AFTER_FAILURE)
-            return
-        self._settle(group, outcome, started)
+            if not outcome.error:
+                refusal = None
+            elif not outcome.bug:  # the file was cut to what it held before
+                refusal = SpoolFailed()
+            self._book(group, outcome.error, started)
+        finally:  # also if a bug ends the writer here
+            self._tell(group, refusal)
+        if outcome.bug:
+            raise outcome.bug
+        self._hand_over(outcome, started)
         if seal and self._open and not outcome.sealed:
             raise RuntimeError("the open segment is no more")
 
@@ -237,26 +248,30 @@ class BatchWriter:
             _log.exception("a group could not be written")
             error = caught
         limits, spool = self.limits, self._spool
-        full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
-        sealed = spool.seal() if seal or full or error else None
-        return _Outcome(sealed, error, not (sealed and error) or spool.holds_all(sealed))
+        try:
+            full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
+            sealed = spool.seal() if seal or full or error else None
+            return _Outcome(sealed, error, not (sealed and error) or spool.holds_all(sealed))
+        except Exception as bug:  # noqa: BLE001 - a disk's errors are none: see ``Spool.seal``
+            return _Outcome(None, error, bug=bug)
 
-    def _settle(self, group: list[_Waiter], outcome: _Outcome, started: float) -> None:
-        sealed, error, readable = outcome
+    def _book(self, group: list[_Waiter], error: Exception | None, started: float) -> None:
         if error:
             self._status.fails(*_reason(error))
-        else:
-            self._status.works()
-            self._synced_at = time.monotonic()
-            before = self._open_rows
-            for waiter in group:
-                self._open.append(waiter.rows)
-                self._open_rows += len(waiter.rows)
-            if group:
-                self._count(self._open_rows - before, started)
-        self._tell(group, SpoolFailed() if error else None)
-        if sealed:
-            self._flusher.submit(sealed, self._open, keep=not readable, accepted_at=self.oldest_at)
+            return
+        self._status.works()
+        self._synced_at = time.monotonic()
+        before = self._open_rows
+        for waiter in group:
+            self._open.append(waiter.rows)
+            self._open_rows += len(waiter.rows)
+        if group:
+            self._count(self._open_rows - before, started)
+
+    def _hand_over(self, outcome: _Outcome, started: float) -> None:
+        """Give the segment to the flusher, if it was sealed; else see to it that its age seals it."""
+        if sealed := outcome.sealed:
+            self._flusher.submit(sealed, self._open, keep=not outcome.readable, accepted_at=self.oldest_at)
             self._open, self._open_rows, self.oldest_at = [], 0, None
             self._due = False
             if self._timer:

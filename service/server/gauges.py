@@ -1,5 +1,6 @@
 """Where each gauge reads its value at a scrape: the parts know it anyway, so that nothing is counted for it."""
 
+import asyncio
 import platform
 import time
 from functools import partial
@@ -27,7 +28,6 @@ def read_parts(
     metrics.flush_interval.read = lambda: writer.limits.flush_interval
     metrics.spool_bytes.read = lambda: spool.size
     metrics.spool_max_bytes.read = lambda: writer.limits.spool_max_bytes
-    metrics.ready.read = lambda: writer.unavailable_reason() is None
     metrics.quarantine_events.read = lambda: quarantine.size.events
     metrics.quarantine_files.read = lambda: quarantine.size.files
     metrics.quarantine_bytes.read = lambda: quarantine.size.bytes
@@ -42,8 +42,11 @@ def read_load(metrics: Metrics, load: ConnectionLoad) -> None:
     metrics.inflight_max_bytes.read = lambda: load.max_bytes
 
 
-def read_states(metrics: Metrics, spool: Status, clickhouse: Status) -> None:
+def read_states(
+    metrics: Metrics, spool: Status, clickhouse: Status, writer: BatchWriter, leaving: asyncio.Event
+) -> None:
     """Let the gauges that are 1 while a part works read these states."""
+    metrics.ready.read = lambda: not leaving.is_set() and writer.unavailable_reason() is None
     metrics.spool_up.read = lambda: spool.ok
     metrics.clickhouse_up.read = lambda: clickhouse.ok
 

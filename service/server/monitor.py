@@ -10,20 +10,21 @@ takes: events are taken and kept meanwhile.
 import asyncio
 import logging
 import time
-import traceback
-from collections.abc import Awaitable, Callable
 
 from service.errors import Misconfigured, StoreError
+from service.part import Part, Tasks, cancel
 from service.pipeline.flusher import Flusher
 from service.pipeline.writer import BatchWriter
 from service.spool.spool import Spool
 from service.store.store import Store
-from service.telemetry.logs import Seldom
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import ProcessUsage
 from service.telemetry.status import Status
 from service.worker import SPOOL_BYTES, Worker
 
+#: How long a start waits for ClickHouse before it takes events without it, in seconds.
+OPEN_TIMEOUT = 2.0
+#: How often disk, quarantine and ClickHouse are looked after, in seconds.
 INTERVAL = 1.0
 #: How often it is looked what the process and the disk use, in seconds.
 USAGE_INTERVAL = 2.0
@@ -36,8 +37,8 @@ LATE_WARNED = 1.0
 _log = logging.getLogger(__name__)
 
 
-class Monitor:
-    """Owns the background checks, from ``start`` to ``close``."""
+class Monitor(Part):
+    """The background checks."""
 
     def __init__(
         self,
@@ -59,51 +60,37 @@ class Monitor:
         self._store = store
         self._clickhouse = clickhouse
         self._tasks: list[asyncio.Task[None]] = []
-        self._flushing = False
-        self._failed = Seldom(_log)
 
-    async def prepare(self, seconds: float) -> None:
-        """Make the store ready, if that takes no longer; else ``start`` goes on with it.
+    async def open(self) -> None:
+        """Make the store ready, if that takes no longer than a start may; else ``start`` goes on with it.
 
         Raises Misconfigured: at a start it is better to stop and say so.
         """
         try:
-            async with asyncio.timeout(None if self._store.embedded else seconds):
+            async with asyncio.timeout(None if self._store.embedded else OPEN_TIMEOUT):
                 await self._store.prepare()
         except TimeoutError:
-            self._clickhouse.fails(f"no answer within {seconds} s")
+            self._clickhouse.fails(f"no answer within {OPEN_TIMEOUT} s")
         except Misconfigured:
             raise
         except StoreError as error:
             self._clickhouse.fails(error.public, str(error))
 
-    def start(self) -> None:
-        """Begin to watch. The flusher starts as soon as the store is ready."""
-        watches = [
-            self._watch_loop,
-            self._watch_usage,
-            self._watch_spool,
-            self._watch_quarantine,
-            self._watch_clickhouse,
-            *([self._share_cap] if self._worker.count > 1 else []),
-        ]
-        self._tasks = [asyncio.create_task(self._keep(watch), name=watch.__name__) for watch in watches]
+    def start(self, tasks: Tasks) -> None:
+        """Begin to watch."""
+        watches = {
+            "event loop": self._watch_loop,
+            "usage": self._watch_usage,
+            "spool": self._watch_spool,
+            "quarantine": self._watch_quarantine,
+            "ClickHouse": self._watch_clickhouse,
+            **({"cap": self._share_cap} if self._worker.count > 1 else {}),
+        }
+        self._tasks = [tasks.create_task(watch(), name=f"monitor: {name}") for name, watch in watches.items()]
 
     async def close(self) -> None:
         """Stop watching."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _keep(self, watch: Callable[[], Awaitable[None]]) -> None:
-        """A watch that fails, of what nobody thought of, is begun anew: else health would stay as it was for ever."""
-        while True:
-            try:
-                await watch()
-            except Exception:
-                self._failed(logging.ERROR, "%s failed and is begun anew: %s", watch.__name__, traceback.format_exc())
-            await asyncio.sleep(INTERVAL)
+        await cancel(self._tasks)
 
     async def _watch_spool(self) -> None:
         while True:
@@ -142,10 +129,7 @@ class Monitor:
             except StoreError as error:
                 self._clickhouse.fails(error.public, str(error))
                 await asyncio.sleep(INTERVAL)
-        if not self._flushing:
-            self._flushing = True
-            self._clickhouse.works()
-            self._flusher.start()
+        self._clickhouse.works()
         while True:
             await asyncio.sleep(INTERVAL)
             if time.monotonic() - self._flusher.heard_at < INTERVAL:

@@ -1,4 +1,4 @@
-"""The parts of a worker: wired here alone, started in order, closed in reverse.
+"""The parts of a worker: wired here alone. ``Lifecycle`` starts them in order, and closes them in reverse.
 
 data folder ─ spool ─ flusher ─ writer ─ monitor
                         └─ store ─┘
@@ -21,6 +21,7 @@ from service.config import Settings
 from service.edge.access_tokens import AccessToken
 from service.edge.context import Context
 from service.edge.cors import Cors
+from service.part import Part
 from service.pipeline.dedup_lock import DedupLock
 from service.pipeline.flusher import Flusher
 from service.pipeline.intake import Intake
@@ -45,12 +46,10 @@ from service.worker import ALONE, Worker
 
 #: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
 BATCH_MAX_BYTES = 16 * 2**20
-#: How long a start waits for ClickHouse before it takes events without it, in seconds.
-PREPARE_TIMEOUT = 2.0
 
 
 class Parts:
-    """What a worker is made of. Needs a running event loop; takes events from ``start`` to ``close``.
+    """What a worker is made of, but for the HTTP server. Needs a running event loop.
 
     Raises StartError where the data folder can't be used.
     """
@@ -64,7 +63,7 @@ class Parts:
         worker: Worker = ALONE,
     ) -> None:
         self._worker = worker
-        self._stop_by: float | None = None
+        self._leaving = asyncio.Event()
         self._store = store
         self._spool_status, self._clickhouse_status = Status("spool"), Status("clickhouse")
         self._metrics = Metrics()
@@ -103,7 +102,9 @@ class Parts:
         queries = {
             "buffer": stats.buffer_query(writer, flusher, data.folder, worker),
             "pending": pending_query(writer, flusher),
-            "health": health_query(writer, store, self._quarantine, self._spool_status, self._clickhouse_status),
+            "health": health_query(
+                writer, store, self._quarantine, self._spool_status, self._clickhouse_status, leaving=self._leaving
+            ),
             "metrics": metrics_query(self._metrics),
             "pipeline": pipeline_query(self._metrics),
             "refusals": refusals_query(refusals),
@@ -115,7 +116,7 @@ class Parts:
             scrape_tokens=scrape_tokens(settings),
             cors=Cors(settings.cors_origins, settings.path_prefix),
             load=ConnectionLoad(inflight, settings.keepalive_timeout, settings.body_timeout),
-            leaving=asyncio.Event(),
+            leaving=self._leaving,
             metrics=self._metrics,
             refusals=refusals,
             intake=Intake(writer, RateLimit(settings.rate_limit, worker=worker) if settings.rate_limit else None),
@@ -130,33 +131,16 @@ class Parts:
     def _read_gauges(self) -> None:
         read_parts(self._metrics, self._writer, self._flusher, self._spool, self._quarantine, self._store)
         read_load(self._metrics, self.context.load)
-        read_states(self._metrics, self._spool_status, self._clickhouse_status)
+        read_states(self._metrics, self._spool_status, self._clickhouse_status, self._writer, self._leaving)
         read_process(self._metrics, self._usage, self._worker, embedded=self._store.embedded)
 
-    async def start(self) -> None:
-        """Begin to take events, those first that an earlier process left on disk. Raises StartError."""
+    def recover(self) -> None:
+        """Hand what an earlier process left on disk to the flusher. Raises StartError."""
         recover(self._spool, self._flusher, first=self._worker.number == 0)
-        await self._monitor.prepare(PREPARE_TIMEOUT)
-        await self._writer.probe()
-        self._writer.start()
-        self._monitor.start()
-        await self.context.peers.start()
 
-    def announce_stop(self, seconds: float) -> None:
-        """Handlers still run: readiness goes off, answers close their connections, and the time for the stop begins."""
-        self.context.leaving.set()
-        self._stop_by = asyncio.get_running_loop().time() + seconds
-        self._writer.announce_stop()
-
-    async def close(self) -> None:
-        """Take no more, insert what there is time for, and let go of everything."""
-        await self.context.peers.close()
-        await self.context.counts.close()
-        for one in self.context.activities.values():
-            await one.close()
-        await self._writer.close()
-        await self._flusher.drain(0 if self._stop_by is None else self._stop_by - asyncio.get_running_loop().time())
-        await self._monitor.close()
-        await self._flusher.close()
-        await self._store.close()
-        self._usage.close()
+    def in_order(self) -> list[Part]:
+        """The parts in the order in which they start."""
+        context = self.context
+        shared = context.counts, *context.activities.values()
+        writing = self._flusher, self._writer, context.intake
+        return [self._store, self._usage, *writing, self._monitor, context.peers, *shared]

@@ -8,31 +8,23 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-
-from aiohttp import web
 
 from service.config import Settings, variable
 from service.edge import access_tokens as tokens
-from service.edge.fast_path import DirectConnection, direct_way
-from service.edge.listener import Listener, connections_limit, require_c_parser
-from service.edge.sockets import cannot_listen
-from service.errors import StartError, StoreError
-from service.server.app import create_app
+from service.errors import FAILED, StartError, StoreError
+from service.server.http import HttpServer
+from service.server.lifecycle import Lifecycle
 from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.store.store import Store
-from service.telemetry.load import ConnectionLoad
 from service.worker import ALONE, Worker
 
 _log = logging.getLogger(__name__)
-#: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
-STOP_CONNECTIONS_TIMEOUT = 5.0
-#: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
-LAST_ANSWERS_TIMEOUT = 0.5
 #: Seconds of the stop of a worker whose parent is gone: what waits to be started in its place needs the data folder.
 ORPHANED_TIMEOUT = 1.0
+#: Seconds of the stop of a process in which a part has failed, for its last answers; and until it ends, whatever hangs.
+FAILED_TIMEOUT, FAILED_MAX = 1.0, 10
 
 
 async def run(
@@ -45,54 +37,37 @@ async def run(
     worker: Worker = ALONE,
     parent: int = -1,
 ) -> int:
-    """Take events on a locked data folder until stopped. Raises StartError.
+    """Take events on a locked data folder until stopped; the exit code, FAILED if a part has failed. Raises StartError.
 
     ``tell`` gets "ready" when events are taken, and "leaving" when they soon are no more. ``parent`` is a descriptor
     that can be read when the parent is gone.
     """
-    require_c_parser()
-    max_connections = connections_limit(settings.max_connections)
     if target.embedded:
         data.use_private_temporary_folder()
     store = Store(target, migrating=settings.migrate == "on")
     parts = Parts(settings, data, known, store, worker)
-    runner = web.AppRunner(
-        create_app(parts.context),
-        handler_cancellation=False,  # a client that leaves must not abort a commit
-        shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
-    )
+    server = HttpServer(parts.context, sockets, worker)
     stop = Stop(settings.shutdown_timeout)
     stop.watch(parent)
+    life = Lifecycle([*parts.in_order(), server], stop.on_failure)
     try:
-        await parts.start()
-        await runner.setup()
-        assert runner.server  # noqa: S101  # setup makes it
-        load = parts.context.load
-        connect = partial(DirectConnection, runner.server, load, direct_way(parts.context))
-        shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
-        listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
-        try:
-            listener.start(sockets)
-        except OSError as error:
-            raise cannot_listen(settings, error) from None
+        parts.recover()
+        await life.start()
         gc.collect()
         gc.freeze()  # what is there now is there for good: collections need not look at it
         gc.enable()
         tell("ready")
         await stop.begins()
+        parts.context.leaving.set()  # readiness is off, while requests under way are still answered
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
         if stop.orphaned:
             data.sign()  # the parent, which is gone, can't be found and asked to stop
         tell("leaving")
-        parts.announce_stop(stop.seconds)
-        await listener.close()
-        await _wait_for_clients(load, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
     except StoreError as error:
         raise store_refused(error) from None
     finally:
-        await runner.cleanup()
-        await parts.close()
-    return 0
+        await life.stop(stop.seconds if parts.context.leaving.is_set() else 0)
+    return FAILED if life.failed else 0
 
 
 def store_refused(error: StoreError) -> StartError:
@@ -123,6 +98,13 @@ class Stop:
         """Wait for it."""
         await self._event.wait()
 
+    def on_failure(self) -> None:
+        """A part has failed: stop, without waiting for whatever can wait for the next start."""
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(FAILED))
+        signal.alarm(FAILED_MAX)
+        self.seconds = min(self.seconds, FAILED_TIMEOUT)
+        self._event.set()
+
     def _on_orphaned(self, parent: int) -> None:
         asyncio.get_running_loop().remove_reader(parent)
         if not self._event.is_set():
@@ -135,12 +117,3 @@ def _reap() -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-async def _wait_for_clients(load: ConnectionLoad, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while load.connections:  # noqa: ASYNC110  # nothing tells
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        pass  # they are idle

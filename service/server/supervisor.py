@@ -20,6 +20,7 @@ import os
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from typing import NoReturn
 from service.config import Settings, variable
 from service.edge import sockets
 from service.edge.access_tokens import AccessToken
-from service.errors import StartError, start_refused
+from service.errors import FAILED, StartError, start_refused
 from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
@@ -89,6 +90,7 @@ class Supervisor:
     _children: list[_Child] = field(default_factory=list)
     _greeted: bool = False
     _stop_by: float | None = None
+    _code: int = 0
 
     def run(self) -> int:
         """Serve until stopped; the exit code. Raises StartError."""
@@ -106,6 +108,7 @@ class Supervisor:
         signal.set_wakeup_fd(wakeup_to.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)  # the wake-up descriptor tells
+        threading.excepthook = self._on_thread_ended
         with selectors.DefaultSelector() as selector:
             selector.register(self._wakeup, selectors.EVENT_READ)
             selector.register(self._reports, selectors.EVENT_READ)
@@ -118,7 +121,7 @@ class Supervisor:
                 self._kill_overdue()
         if self.failure:
             raise StartError(self.failure)
-        return 0
+        return self._code
 
     # -- starting -----------------------------------------------------------------------------
 
@@ -146,7 +149,7 @@ class Supervisor:
 
     def _be(self, child: _Child) -> NoReturn:
         """In the forked process: be the worker, and end."""
-        code = 70
+        code = FAILED
         try:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
@@ -257,6 +260,13 @@ class Supervisor:
             self._close(child)
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
+
+    def _on_thread_ended(self, ended: threading.ExceptHookArgs) -> None:
+        """A thread of ours has failed: the one that writes the log. Called there."""
+        name = ended.thread.name if ended.thread else "without a name"
+        _log.critical("the thread %r has failed, and all workers stop: %r", name, ended.exc_value)
+        self._code = FAILED
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _kill_overdue(self) -> None:
         if self._stop_by is not None and time.monotonic() >= self._stop_by:

@@ -14,6 +14,7 @@ from typing import Any
 from schemas.payload import Rows
 from schemas.statements import statement
 from service.errors import Retryable, StoreError
+from service.part import Part
 from service.store.checks import check
 from service.store.dsn import Target
 from service.store.engines import Embedded, Engine, InsertOptions, Server
@@ -41,7 +42,7 @@ IDS_IN_ONE_PARAMETER = 3000
 _log = logging.getLogger(__name__)
 
 
-class Store:
+class Store(Part):
     """ClickHouse. ``prepare`` it once; until it is ``ready`` nothing else works.
 
     All methods raise Retryable, and only ``insert`` raises Rejected.
@@ -49,12 +50,12 @@ class Store:
 
     def __init__(self, target: Target, *, migrating: bool) -> None:
         self.embedded = target.embedded
-        self.ready = False
         #: How often a call failed, by what that means (the kind of StoreError) and ClickHouse's code.
         self.errors: dict[tuple[str, ...], int] = {}
         #: What bends inserts or answers without a word, and a person should mend.
         self.warnings: tuple[str, ...] = ()
         self._checked_at = -math.inf
+        self._ready = asyncio.Event()
         self._target = target
         self._migrating = migrating
         self._types: dict[str, str] = {}
@@ -66,17 +67,26 @@ class Store:
         applied: list[Migration] = []
         if self._migrating:
             await self._call(self._open_or_create_database(), QUERY_TIMEOUT)
-            applied = await migrate(self)
+            applied = await self._within(migrate(self), None)
         else:
             await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
         await self._check()
-        self.ready = True
+        self._ready.set()
         return applied
+
+    @property
+    def ready(self) -> bool:
+        """Whether it was prepared."""
+        return self._ready.is_set()
+
+    async def until_ready(self) -> None:
+        """Wait until it is prepared."""
+        await self._ready.wait()
 
     async def _check(self) -> None:
         self._checked_at = -math.inf  # what is wrong is looked for again with the next ping
         try:
-            warnings = await check(self)
+            warnings = await self._within(check(self), None)
         except StoreError as error:
             if error.code:
                 raise
@@ -187,7 +197,7 @@ class Store:
 
     async def close(self) -> None:
         """Let go of ClickHouse; a running call is waited for."""
-        self.ready = False
+        self._ready.clear()
         await self._engine.close()
 
     async def _call(self, call: Awaitable[Any], seconds: float) -> Any:
@@ -199,7 +209,7 @@ class Store:
             self.errors[failure] = self.errors.get(failure, 0) + 1
             raise
 
-    async def _within(self, call: Awaitable[Any], seconds: float) -> Any:
+    async def _within(self, call: Awaitable[Any], seconds: float | None) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 return await call

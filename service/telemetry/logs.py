@@ -71,13 +71,22 @@ class Sink:
                 self._given_up = not self._changed.wait(left)
 
     def _write(self) -> None:
-        changed = self._changed
-        while True:
-            with changed:
-                while not self._queue:
-                    changed.wait()
-                data = self._queue[0]
+        try:
+            while True:
+                self._write_next()
+        finally:  # a bug, which ends the process: the line that says so is written by another thread
+            with self._changed:
+                self._thread = None
+
+    def _write_next(self) -> None:
+        changed, written = self._changed, False
+        with changed:
+            while not self._queue:
+                changed.wait()
+            data = self._queue[0]
+        try:
             written = self._write_all(data)
+        finally:
             with changed:
                 self._queue.popleft()
                 self._size -= len(data)

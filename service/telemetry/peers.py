@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from service.part import Part
 from service.telemetry.single_flight import SingleFlight
 from service.worker import Worker
 
@@ -52,8 +53,8 @@ class PeerQuery(NamedTuple):
     fallback: Callable[[int], Any] = _nothing
 
 
-class Peers:
-    """Asks all workers, and answers for this one, from ``start`` to ``close``. ``folder`` is that of the sockets."""
+class Peers(Part):
+    """Asks all workers, and answers for this one, from ``open`` to ``close``. ``folder`` is that of the sockets."""
 
     def __init__(self, worker: Worker, folder: Path, queries: Mapping[str, PeerQuery]) -> None:
         self._worker = worker
@@ -70,7 +71,7 @@ class Peers:
         query = self._queries[name]
         return query.merge(PeerAnswers(0, {0: query.own()}, {}))
 
-    async def start(self) -> None:
+    async def open(self) -> None:
         """Answer the siblings, if there are any."""
         if self._worker.count > 1:
             self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,9 +83,10 @@ class Peers:
             await flight.close()
         if self._server:
             self._server.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # else the next start takes its place
                 os.remove(f"{self._worker.number}.sock", dir_fd=self._folder_fd)
-            os.close(self._folder_fd)
+            with contextlib.suppress(OSError):  # it is closed, whatever the disk says
+                os.close(self._folder_fd)
 
     def _socket(self, number: int) -> str:
         # By the descriptor: the path of a socket may have 107 bytes, and that of a folder more.

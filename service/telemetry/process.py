@@ -7,8 +7,10 @@ from pathlib import Path
 
 from prometheus_client import ProcessCollector
 
+from service.part import Part
 
-class ProcessUsage:
+
+class ProcessUsage(Part):
     """The values that ``refresh`` found last. Of a disk that does not answer they stay as they were."""
 
     def __init__(self, folder: Path) -> None:
@@ -25,7 +27,7 @@ class ProcessUsage:
         """Bring the values up to date."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of the thread."""
         self._thread.shutdown(wait=False)
 

@@ -5,10 +5,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from service.part import Part, cancel
+
 Result = TypeVar("Result")
 
 
-class SingleFlight(Generic[Result]):
+class SingleFlight(Part, Generic[Result]):
     """Shares the calls of a function without arguments among those who want its result at the same time.
 
     Everyone gets the result of a call that began after they asked, never of one under way: so what was true before
@@ -29,10 +31,7 @@ class SingleFlight(Generic[Result]):
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = [task for task in (self._running, self._next) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([task for task in (self._running, self._next) if task])
 
     async def _fly(self) -> Result:
         if self._running:
@@ -41,7 +40,7 @@ class SingleFlight(Generic[Result]):
         return await self._call()
 
 
-class CachedFlight(Generic[Result]):
+class CachedFlight(Part, Generic[Result]):
     """A single flight whose result is kept: for ``seconds``, and for ``times`` as long as the call took.
 
     So the calls never take more than that share of the time, whatever they cost and however many ask. A failure is not

@@ -181,7 +181,7 @@ class World:
         with self._running():
             for segment in spool.recover():
                 flusher.submit(segment, None)
-            flusher.start()
+            flusher.start(asyncio)
 
     def cut_power(self, chance: random.Random) -> None:
         """The machine's power: all workers are gone, and so are deletions that were not synced."""

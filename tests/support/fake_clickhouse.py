@@ -31,6 +31,7 @@ class FakeClickHouse:
         self.tokens: dict[tuple[str, int], int] = {}
         self.blocks = 0
         self.started_at = -1e9
+        self.ready = True
         self._window = window
 
     @property
@@ -41,6 +42,9 @@ class FakeClickHouse:
     def time(self) -> float:
         """By which it is remembered when a token came."""
         return time.monotonic()
+
+    async def until_ready(self) -> None:
+        """It is."""
 
     async def ping(self) -> None:
         """It answers."""

@@ -24,7 +24,11 @@ EVENTS, BATCH, STATS, LOSS, HEALTH, ACTIVITY, PIPELINE, REFUSALS = (
 def patched(statements: str) -> tuple[str, ...]:
     """A prefix for ``Service.start``: the service with constants shrunk, so that a test need not wait for minutes."""
     parts = "service.cli.main, service.pipeline.flusher, service.spool.spool, service.store.store"
-    return sys.executable, "-c", f"import sys, {parts}; {statements}; sys.argv.pop(0); service.cli.main.main()"
+    return (
+        sys.executable,
+        "-c",
+        f"import sys, {parts}; {statements}; sys.argv.pop(0); sys.exit(service.cli.main.main())",
+    )
 
 
 class Answer(NamedTuple):

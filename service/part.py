@@ -1,0 +1,43 @@
+"""A part of a worker: what runs, or holds something that it must let go of. Each has the same four verbs."""
+
+import asyncio
+from collections.abc import Collection, Coroutine
+from typing import Any, Protocol
+
+
+class Tasks(Protocol):
+    """Where a part starts its tasks: the worker's ``Lifecycle``, a ``TaskGroup``, or ``asyncio`` itself."""
+
+    def create_task(self, coro: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run a coroutine beside the others."""
+
+
+class Part(Protocol):
+    """Each verb is called once, in this order. What is inherited from here does nothing, for parts that need less."""
+
+    async def open(self) -> None:
+        """Get ready. Raises StartError, StoreError, OSError: then nothing starts, and all is closed."""
+        return
+
+    def start(self, tasks: Tasks) -> None:
+        """Begin. What runs until ``close`` is a task of ``tasks``: if it ends before, the process ends.
+
+        Raises StartError.
+        """
+        return
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more, and finish what is under way. It may take about so many seconds."""
+        return
+
+    async def close(self) -> None:
+        """Let go of everything, whether it was started or not."""
+        return
+
+
+async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, and wait until they have ended."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

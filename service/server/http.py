@@ -1,0 +1,75 @@
+"""The HTTP server: aiohttp's application behind our own listener."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from functools import partial
+
+from aiohttp import web
+
+from service.edge.context import Context
+from service.edge.fast_path import DirectConnection, direct_way
+from service.edge.listener import Listener, connections_limit, require_c_parser
+from service.edge.sockets import cannot_listen
+from service.part import Part, Tasks
+from service.server.app import create_app
+from service.worker import ALONE, Worker
+
+#: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
+STOP_CONNECTIONS_TIMEOUT = 5.0
+#: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
+LAST_ANSWERS_TIMEOUT = 0.5
+
+
+class HttpServer(Part):
+    """Answers on bound sockets. Raises StartError."""
+
+    def __init__(self, context: Context, sockets: Sequence[socket.socket], worker: Worker) -> None:
+        require_c_parser()
+        settings = context.settings
+        self._context = context
+        self._sockets = sockets
+        self._worker = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
+        self._max_connections = connections_limit(settings.max_connections)
+        self._runner = web.AppRunner(
+            create_app(context),
+            handler_cancellation=False,  # a client that leaves must not abort a commit
+            shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
+        )
+        self._listener: Listener | None = None
+
+    async def open(self) -> None:
+        """Make the server."""
+        await self._runner.setup()
+
+    def start(self, tasks: Tasks) -> None:
+        """Listen. Raises StartError."""
+        server, context = self._runner.server, self._context
+        assert server  # noqa: S101  # setup has made it
+        connect = partial(DirectConnection, server, context.load, direct_way(context))
+        timeout = context.settings.header_timeout
+        self._listener = Listener(
+            self._sockets, server, connect, context.load, self._max_connections, timeout, self._worker
+        )
+        try:
+            self._listener.start(tasks)
+        except OSError as error:
+            raise cannot_listen(context.settings, error) from None
+
+    async def drain(self, seconds: float) -> None:
+        """Listen no more, and give those who are sending a last answer."""
+        if not self._listener:
+            return
+        await self._listener.drain(seconds)
+        try:
+            async with asyncio.timeout(min(LAST_ANSWERS_TIMEOUT, seconds / 2)):
+                while self._context.load.connections:  # noqa: ASYNC110  # nothing tells
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            pass  # they are idle
+
+    async def close(self) -> None:
+        """Close all connections, those of requests under way once they are answered."""
+        await self._runner.cleanup()
+        if self._listener:
+            await self._listener.close()
