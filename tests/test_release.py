@@ -1,6 +1,8 @@
 """A release: one version everywhere, a changelog that names it, and packages that hold all that they need."""
 
+import fcntl
 import json
+import os
 import re
 import subprocess
 import sys
@@ -79,12 +81,22 @@ class Release(NamedTuple):
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
-    """A release of what is here. Make is told that the environment of the tests is up to date."""
-    folder = tmp_path_factory.mktemp("release")
+    """A release of what is here, one for all processes of pytest: setuptools packs by way of a folder in this one.
+
+    Make is told that the environment of the tests is up to date.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, output = shared / "release", shared / "release.txt"
     command = ["make", "--old-file=setup", "release", f"DIST={folder}", f"BIN={Path(sys.executable).parent}"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return Release(folder, done.stdout)
+    with (shared / "release.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not output.exists():
+            done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert done.returncode == 0, done.stdout
+            output.write_text(done.stdout)
+    return Release(folder, output.read_text())
 
 
 def listed(*arguments: str) -> set[str]:
