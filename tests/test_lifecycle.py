@@ -1,17 +1,24 @@
 """A part that dies ends its process, which says why; nobody hangs, and the next start has all that was promised."""
 
+import errno
 import http.client
 import json
 import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from service.pipeline.dedup_lock import WAITING, DedupLock
+from service.telemetry.peers import Peers
+from service.worker import Board, Worker
 from tests.support import wait_until
-from tests.support.checks import check, sessions
+from tests.support.checks import check, sessions, wait_for_health
 from tests.support.deaths import doomed, tell
 from tests.support.load import Load
 from tests.support.service import EVENTS, HEALTH, WRITE, Service, patched
@@ -80,6 +87,7 @@ def test_health_fails_from_the_moment_in_which_a_part_dies(make_service: Make, s
     stretch = "import service.server.http as h, service.server.run as r; h.LAST_ANSWERS_TIMEOUT = r.FAILED_TIMEOUT = 30"
     function = "service.pipeline.lane:Lane._next"
     service = make_service(server_dsn).start(prefix=doomed(function, more=f"{stretch}; r.FAILED_MAX = 60"))
+    wait_for_health(service, "ok")
     asked = [http.client.HTTPConnection("127.0.0.1", service.port, timeout=SOON) for _ in range(4)]
     for connection in asked:
         connection.request("GET", HEALTH)
@@ -175,6 +183,29 @@ def test_the_parent_of_workers_ends_with_its_log(make_service: Make, server_dsn:
     assert last_words(service) == "the thread 'log-2' has failed, and all workers stop: ZeroDivisionError('a bug')"
     service.start()
     service.wait_for_total(1)
+
+
+async def test_a_disk_that_fails_when_the_last_files_are_closed_is_no_death_of_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(0, 2, Board(2, [WAITING]))
+    lock, peers = DedupLock(tmp_path / "in-flight", worker), Peers(worker, tmp_path, {})
+    await peers.open()
+    done = {name: getattr(os, name) for name in ("close", "remove")}
+
+    def failing(name: str, *args: Any, **options: Any) -> None:
+        done[name](*args, **options)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        for name in done:
+            patch.setattr(os, name, partial(failing, name))
+        lock.close()
+        await peers.close()
+    assert list(tmp_path.glob("*.sock")) == []
+    again = DedupLock(tmp_path / "in-flight", worker)
+    assert again._take()
+    again.close()
 
 
 def test_what_clickhouse_answers_ends_no_process(make_service: Make, server_dsn: str) -> None:

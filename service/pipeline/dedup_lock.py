@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from service.errors import StartError
@@ -98,8 +98,9 @@ class DedupLock:
 
     def close(self) -> None:
         """Take the lock no more."""
-        os.close(self._lock)
-        os.close(self._fd)
+        for fd in (self._lock, self._fd):
+            with suppress(OSError):  # it is closed, whatever the disk says
+                os.close(fd)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

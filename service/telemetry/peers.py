@@ -83,9 +83,10 @@ class Peers(Part):
             await flight.close()
         if self._server:
             self._server.close()
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # else the next start takes its place
                 os.remove(f"{self._worker.number}.sock", dir_fd=self._folder_fd)
-            os.close(self._folder_fd)
+            with contextlib.suppress(OSError):  # it is closed, whatever the disk says
+                os.close(self._folder_fd)
 
     def _socket(self, number: int) -> str:
         # By the descriptor: the path of a socket may have 107 bytes, and that of a folder more.
