@@ -18,7 +18,7 @@ from service.pipeline.dedup_lock import WAITING, DedupLock
 from service.telemetry.peers import Peers
 from service.worker import Board, Worker
 from tests.support import wait_until
-from tests.support.checks import check, sessions
+from tests.support.checks import check, sessions, wait_for_health
 from tests.support.deaths import doomed, tell
 from tests.support.load import Load
 from tests.support.service import EVENTS, HEALTH, WRITE, Service, patched
@@ -87,6 +87,7 @@ def test_health_fails_from_the_moment_in_which_a_part_dies(make_service: Make, s
     stretch = "import service.server.http as h, service.server.run as r; h.LAST_ANSWERS_TIMEOUT = r.FAILED_TIMEOUT = 30"
     function = "service.pipeline.lane:Lane._next"
     service = make_service(server_dsn).start(prefix=doomed(function, more=f"{stretch}; r.FAILED_MAX = 60"))
+    wait_for_health(service, "ok")
     asked = [http.client.HTTPConnection("127.0.0.1", service.port, timeout=SOON) for _ in range(4)]
     for connection in asked:
         connection.request("GET", HEALTH)
