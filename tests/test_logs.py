@@ -114,7 +114,7 @@ def test_a_reader_of_the_log_that_goes_away_stops_nothing(make_service: Make, se
     wait_until(lambda: b"no-such-path-2" in os.read(reader, 1 << 20))
     os.close(reader)
     lines_caused(service, 20)
-    wait_until(lambda: dropped(service) == 20)
+    wait_until(lambda: dropped(service) >= 20)  # a starved machine logs more
     assert service.stop() == 0
 
 
