@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -49,10 +50,17 @@ def _token_of_a_try(self: Batch, start: int, stop: int) -> str:
     return f"{self.segment.token}-{start}-{stop + 1_000_000 * self.tries_of_test}"
 
 
+def _end_at_the_start(self: DedupLock) -> int:
+    fd = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    self._memory[:] = bytes(len(self._memory))
+    return fd
+
+
 PLANTED = {
     "the table is not asked": (Inserter, "_ask", _nothing_is_there),
     "known ids are not asked for": (Repeats, "without", _all_are_new),
     "what is in flight is not noted": (DedupLock, "begin", lambda self, token: None),
+    "a worker that starts takes what is in flight for answered": (DedupLock, "_open", _end_at_the_start),
     "all workers insert at once": (DedupLock, "held", _no_lock),
     "each try has a token of its own": (batches.Batch, "token", _token_of_a_try),
     "what is open is not settled": (Inserter, "_settle_in_flight", _all_are_new),

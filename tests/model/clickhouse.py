@@ -40,6 +40,8 @@ class Clickhouse(FakeClickHouse):
         super().__init__()
         self.fates: deque[str] = deque()
         self.late: list[_Late] = []
+        #: Who waits for the answer to an INSERT that hangs.
+        self.waiting: list[asyncio.Task[None] | None] = []
         self.mended = False
         self.time = time  # type: ignore[method-assign]
         self.script = self._refuse_bad
@@ -93,7 +95,7 @@ class Clickhouse(FakeClickHouse):
         if fate in ("late", "hangs"):
             self.late.append(late)
         if fate == "hangs":
-            await asyncio.sleep(INSERT_TIMEOUT)
+            await self._hang()
         if fate == "unheard":
             self._do(late)
         if fate == "half":
@@ -102,6 +104,14 @@ class Clickhouse(FakeClickHouse):
             raise Retryable("no answer", may_run=True)
         self.take(rows, token, past_views=past_views)
         await asyncio.sleep(0)
+
+    async def _hang(self) -> None:
+        task = asyncio.current_task()
+        self.waiting.append(task)
+        try:
+            await asyncio.sleep(INSERT_TIMEOUT)
+        finally:
+            self.waiting.remove(task)
 
     def _do(self, late: _Late) -> None:
         with contextlib.suppress(Rejected, ViewFailed):  # nobody hears of it

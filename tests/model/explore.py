@@ -20,7 +20,7 @@ _QUICK = Path("/dev/shm")
 #: What comes how often.
 WEIGHTS = {
     "post": 10, "run": 12, "wait": 2, "fates": 5, "land": 2, "forget": 2, "mend": 0.3, "cut_clickhouse_power": 1,
-    "kill": 1, "restart": 2, "start": 1, "cut_power": 0.5, "disk": 1,
+    "kill": 1, "kill_in_flight": 3, "restart": 2, "start": 1, "cut_power": 0.5, "disk": 1,
 }  # fmt: skip
 
 
@@ -34,20 +34,25 @@ def any_action(chance: random.Random) -> Action:
         "fates": lambda: (chance.choices(FATES, k=chance.randint(1, 4)),),
         "forget": lambda: (chance.choice([1, 5]),),
         "land": lambda: (chance.randrange(4),),
+        "kill_in_flight": lambda: (chance.choice([0, 0, 1, 2, 3, 4]),),
         "kill": lambda: (chance.randrange(WORKERS_MAX),),
         "restart": lambda: (chance.randrange(WORKERS_MAX),),
         "start": lambda: (chance.randint(1, WORKERS_MAX),),
         "cut_power": lambda: (random.Random(chance.random()),),
     }
-    options = {"read_only": chance.random() < 0.4} if name == "disk" else {}
-    return name, arguments.get(name, tuple)(), options
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "disk": lambda: {"read_only": chance.random() < 0.4},
+        "kill_in_flight": lambda: {"anew": chance.random() < 0.7, "again": chance.randint(1, 3)},
+    }
+    return name, arguments.get(name, tuple)(), options.get(name, dict)()
 
 
 def _events(chance: random.Random) -> tuple[int, str, list[int | None], int]:
     count = chance.randint(1, 5)
-    names = "".join(chance.choices("gbv", [12, 1, 1], k=count))
+    names = "".join(chance.choices("gbv", chance.choice([[12, 1, 1], [3, 1, 0]]), k=count))
     with_ids = chance.choice([0.0, 0.0, 0.5, 1.0])
-    ids = [chance.randint(1, IDS) if chance.random() < with_ids else None for _ in range(count)]
+    many = chance.choice(IDS)
+    ids = [chance.randint(1, many) if chance.random() < with_ids else None for _ in range(count)]
     return chance.randrange(WORKERS_MAX), names, ids, chance.choice([0, 0, 0, 0, 1, 2])
 
 
@@ -66,7 +71,8 @@ def live(folder: Path, actions: list[Action]) -> None:
 def life_of(seed: str) -> list[Action]:
     """The actions of a seed."""
     chance = random.Random(seed)
-    return [any_action(chance) for _ in range(chance.randint(5, 60))]
+    first: Action = "start", (chance.randint(1, WORKERS_MAX),), {}
+    return [first, *(any_action(chance) for _ in range(chance.randint(5, 60)))]
 
 
 def failure(seed: str, actions: list[Action]) -> str | None:

@@ -37,8 +37,10 @@ from tests.model.clickhouse import BAD, QUARTER, Clickhouse
 from tests.model.virtual_loop import VirtualLoop
 
 WORKERS_MAX = 3
-#: Of which clients make the ids, so that they send some of them again.
-IDS = 6
+#: Steps in which a worker that has something to insert has sent some INSERTs.
+STEPS_TO_FLIGHT = 200
+#: How many ids clients make: of few, many are sent again and soon all are known.
+IDS = (6, 60)
 #: Times of receipt, in two months.
 MONTHS = (1_795_996_800_000_000, 1_796_601_600_000_000)
 
@@ -54,6 +56,7 @@ class World:
         self.read_only = False
         self._data = folder
         self._numbers = itertools.count()
+        self._last: dict[int, tuple[str, list[int | None], int]] = {}  # what each worker has got last
         self._alive: dict[int, tuple[Spool, Flusher]] = {}
         self._deleted: dict[Path, bytes] = {}  # since the folder was last synced
         self._patches = contextlib.ExitStack()
@@ -76,6 +79,7 @@ class World:
         number = worker % self._count
         if number not in self._alive or self.read_only:
             return
+        self._last[number] = names, ids, month
         spool, flusher = self._alive[number]
         events = [
             ParsedEvent(
@@ -106,9 +110,9 @@ class World:
 
     def wait(self, seconds: float) -> None:
         """Let the workers go on for so long."""
-        until = self.loop.time() + seconds
-        self.loop.call_later(seconds, lambda: None)
-        while self.loop.time() < until:
+        passed: list[bool] = []
+        self.loop.call_later(seconds, passed.append, True)
+        while not passed:  # the loop's time would not tell: sums of fractions are not exact
             self.loop.step()
 
     def fates(self, fates: list[str]) -> None:
@@ -151,6 +155,26 @@ class World:
             if self.read_only and not self._alive:
                 # What was in flight could be noted on no disk, and no worker is left who knows it.
                 self.clickhouse.late.clear()
+
+    def kill_in_flight(self, done: int, *, anew: bool, again: int) -> None:
+        """Let so many INSERTs be done, then kill -9 the worker that sent the next one, which is on its way.
+
+        ``anew``: it is started anew at once. ``again``: so many of the events that it has got last are sent again, to
+        another worker: those with ids.
+        """
+        self.clickhouse.fates.clear()
+        self.clickhouse.fates.extend(["fine"] * done + ["hangs"])
+        for _ in range(STEPS_TO_FLIGHT):
+            if self.clickhouse.waiting or not self.loop.step():
+                break
+        for number, (_, flusher) in list(self._alive.items()):
+            if any(task in self.clickhouse.waiting for task in flusher._tasks):
+                self.kill(number)
+                if anew:
+                    self.restart(number)
+                names, ids, month = self._last.get(number, ("", [], 0))
+                if sent := [(name, one) for name, one in zip(names, ids, strict=False) if one is not None][-again:]:
+                    self.post(number + 1, "".join(name for name, _ in sent), [one for _, one in sent], month)
 
     def start(self, count: int) -> None:
         """kill -9 of all, and a start with so many workers on a disk that was mended."""
