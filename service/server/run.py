@@ -8,14 +8,13 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 from aiohttp import web
 
 from service.config import Settings, variable
 from service.edge import access_tokens as tokens
-from service.edge.fast_path import DirectConnection, direct_way
-from service.edge.listener import Listener, connections_limit, require_c_parser
+from service.edge.internals import require_c_parser
+from service.edge.listener import Listener, connection_factory, connections_limit
 from service.edge.sockets import cannot_listen
 from service.errors import StartError, StoreError
 from service.server.app import create_app
@@ -68,7 +67,7 @@ async def run(
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
         load = parts.context.load
-        connect = partial(DirectConnection, runner.server, load, direct_way(parts.context))
+        connect = connection_factory(runner.server, parts.context)
         shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
         listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
         try:
