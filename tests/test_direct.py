@@ -451,7 +451,7 @@ class SpiedDesk(Desk):
 @pytest.fixture
 async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SpiedDesk]:
     async with open_desk(tmp_path, SpiedDesk) as desk:
-        connect_ = connection_factory(desk.server, desk.parts.context)
+        connect_ = await connection_factory(desk.server, desk.parts.context)
         desk.left_to_aiohttp, desk.made = [], []
 
         def connect_and_keep() -> Connection:

@@ -1,8 +1,31 @@
-"""What we use of aiohttp that it does not promise."""
+"""What we use of aiohttp and asyncio that they do not promise: all of it is here, and is looked for at the start.
+
+Where something is missing, the service does without the fast path: see service/edge/basic_connection.py.
+"""
+
+import asyncio
+import contextlib
+import inspect
+import socket
 
 from aiohttp import http_parser, web
 
 from service.errors import StartError
+
+#: Attributes of aiohttp's connections, and of asyncio's transports.
+OF_CONNECTIONS = (
+    "_buffer_paused",
+    "_close",
+    "_max_msg_queue_size",
+    "_messages",
+    "_request_count",
+    "_upgraded",
+    "_waiter",
+    "writing_paused",
+)
+OF_TRANSPORTS = ("max_size",)
+#: The parameters of the method of aiohttp's connections that we override.
+FINISH_RESPONSE = ["request", "resp", "start_time"]
 
 
 def require_c_parser() -> None:
@@ -12,6 +35,39 @@ def require_c_parser() -> None:
             "aiohttp runs without its C parser: take AIOHTTP_NO_EXTENSIONS out of the environment if it is set,"
             " else install aiohttp from a wheel"
         )
+
+
+async def missing_internals() -> list[str]:
+    """The names that are not there, looked for on a connection of its own; none with the versions that we know."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            transport, connection = await loop.connect_accepted_socket(_connection, ours)
+        except AttributeError as error:  # aiohttp itself misses it
+            ours.close()
+            return [name for name in OF_CONNECTIONS if not hasattr(web.RequestHandler, name)] or [str(error)]
+        missing = [name for name in OF_CONNECTIONS if not hasattr(connection, name)]
+        missing += [name for name in OF_TRANSPORTS if not hasattr(transport, name)]
+        parameters = list(inspect.signature(getattr(connection, "finish_response", _nothing)).parameters)
+        if parameters != FINISH_RESPONSE:
+            missing.append("finish_response")
+        with contextlib.suppress(AttributeError):
+            connection.force_close()
+        transport.close()
+    return missing
+
+
+def _connection() -> web.RequestHandler:
+    return web.RequestHandler(web.Server(_no_answer), loop=asyncio.get_running_loop())
+
+
+async def _no_answer(request: web.BaseRequest) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+def _nothing() -> None:
+    pass
 
 
 class Handler(web.RequestHandler):

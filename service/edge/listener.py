@@ -15,10 +15,12 @@ from functools import partial
 
 from aiohttp import web
 
+from service.edge.basic_connection import BasicConnection
 from service.edge.connection import IDLE, OVERDUE, Connection
 from service.edge.context import Context
 from service.edge.fast_path import DirectConnection
 from service.edge.fast_path_context import fast_path_context
+from service.edge.internals import missing_internals
 from service.edge.lingering import Lingering
 from service.edge.sockets import BACKLOG
 from service.errors import StartError
@@ -44,9 +46,17 @@ _REFUSAL = (
 _log = logging.getLogger(__name__)
 
 
-def connection_factory(server: web.Server, context: Context) -> Callable[[], Connection]:
-    """What makes the connections of a server."""
-    return partial(DirectConnection, server, context.load, fast_path_context(context))
+async def connection_factory(server: web.Server, context: Context, worker: Worker = ALONE) -> Callable[[], Connection]:
+    """What makes the connections of a server: with the fast path, unless something is missing that it needs."""
+    missing = await missing_internals()
+    if not missing:
+        return partial(DirectConnection, server, context.load, fast_path_context(context))
+    if worker.number == 0:  # the others find the same
+        _log.warning(
+            "aiohttp or Python has no %s here: the service takes events without the fast path, which costs more",
+            ", ".join(missing),
+        )
+    return partial(BasicConnection, server, context.load)
 
 
 def connections_limit(wanted: int) -> int:

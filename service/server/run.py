@@ -67,7 +67,7 @@ async def run(
         await runner.setup()
         assert runner.server  # noqa: S101  # setup makes it
         load = parts.context.load
-        connect = connection_factory(runner.server, parts.context)
+        connect = await connection_factory(runner.server, parts.context, worker)
         shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
         listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
         try:
