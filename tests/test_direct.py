@@ -4,14 +4,12 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_parser import HttpRequestParser
 from hypothesis import given
@@ -19,29 +17,19 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from schemas.payload import EncodedRows
-from service.config import Settings
-from service.edge import access_tokens as tokens
-from service.edge import sockets
-from service.edge.connection import OPTIONS, Connection
-from service.edge.fast_path import DirectConnection, direct_way
+from service.edge.connection import OPTIONS, READ_BYTES, Connection
+from service.edge.fast_path import AHEAD_MAX_BYTES, DirectConnection
 from service.edge.framing import UNKNOWN, follow
-from service.edge.listener import Listener
+from service.edge.listener import connection_factory
 from service.edge.request_head import REMEMBERED, Heads
 from service.pipeline.rate_limit import RateLimit
-from service.server.app import create_app
-from service.server.lifecycle import Lifecycle
-from service.server.parts import Parts
-from service.spool.data_dir import DataDir
 from service.spool.spool import Spool
-from service.store.dsn import parse_dsn
-from service.store.store import Store
+from tests.support.desk import KNOWN, NOWHERE, Desk, open_desk, until
 from tests.support.service import BATCH, EVENTS, WRITE, Service
 from tests.support.wire import BODY, connect, exchange, head, post, resident_bytes, statuses
 
 pytestmark = pytest.mark.quick
 
-KNOWN = tokens.from_environment(WRITE, "reader")
-NOWHERE = "http://127.0.0.1:1/analytics"
 ROUTES = {EVENTS: True, BATCH: False}
 USUAL = head("Content-Length: 22").removesuffix(b"\r\n\r\n")
 
@@ -151,8 +139,9 @@ def test_a_head_that_is_read_means_the_same_to_aiohttp(lines: list[bytes], usual
     try:
         limits = {name: OPTIONS[name] for name in ("max_line_size", "max_field_size", "max_headers")}
         parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16, auto_decompress=False, **limits)
-        given, due = follow(block + b"\r\n\r\n" + b"x" * found.length, 0)
-        messages, upgraded, tail = parser.feed_data(given)
+        given, due, _ = follow(block + b"\r\n\r\n" + b"x" * found.length, 0)
+        [whole] = given
+        messages, upgraded, tail = parser.feed_data(whole)
     finally:
         loop.close()
     [(message, payload)] = messages
@@ -208,21 +197,32 @@ OFFER = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 def test_requests_are_followed_and_offers_to_upgrade_left_out(data: bytes, given: bytes | None, due: int) -> None:
     if due == 0 and given is None:
         given = data.replace(b"Upgrade: h2c\r\n\r\n", b"\r\n", 1)
-    assert follow(data, 0) == (data if given is None else given, due)
+    pieces, due_then, _ = follow(data, 0)
+    assert (b"".join(pieces), due_then) == (data if given is None else given, due)
+
+
+def test_each_request_is_a_piece_by_itself_and_where_that_can_not_be_told_each_empty_line_ends_one() -> None:
+    whole = LONG + b"\r\n" + b"x" * 30
+    assert follow(GET + whole + GET, 0) == ([GET, whole, GET], 0, b"")
+    chunks = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert follow(GET + chunks + b"0\r\n\r\n" + GET + b"P", 0) == ([GET, chunks, b"0\r\n\r\n", GET, b"P"], UNKNOWN, b"")
+    assert follow(b"T" + GET + b"P", UNKNOWN) == ([b"T" + GET, b"P"], UNKNOWN, b"")
 
 
 @given(
     st.lists(st.sampled_from([GET, LONG + b"\r\n" + GET, LONG + OFFER + b"\r\n" + b"u" * 30]), max_size=6), st.data()
 )
 def test_requests_are_followed_however_they_are_cut(requests: list[bytes], data: st.DataObject) -> None:
-    """A cut in a head loses track; anywhere else it makes no difference."""
+    """A cut in a head passes the offer in it; anywhere else it makes no difference."""
     whole = b"".join(requests)
     cut = data.draw(st.integers(0, len(whole)))
-    first, due = follow(whole[:cut], 0)
-    if due == UNKNOWN:
-        return
-    second, due = follow(whole[cut:], due)
-    assert (first + second, due) == follow(whole, 0)
+    first, due, begun = follow(whole[:cut], 0)
+    second, due_then, begun_then = follow(whole[cut:], due, begun)
+    at_once = follow(whole, 0)
+    assert due_then == at_once.due
+    assert begun_then == at_once.begun
+    if due != UNKNOWN:
+        assert b"".join(first + second) == b"".join(at_once.pieces)
 
 
 # -- connections ------------------------------------------------------------------------------
@@ -442,53 +442,42 @@ def test_half_a_head_behind_a_request_is_closed_in_time(service: Service) -> Non
 # -- which way --------------------------------------------------------------------------------
 
 
-class Desk:
-    """A service in this process, which counts what aiohttp is given."""
+class SpiedDesk(Desk):
+    """A desk that listens with the fast path, and keeps what aiohttp is given."""
 
-    def __init__(self, parts: Parts, runner: web.AppRunner, port: int) -> None:
-        self.parts, self.runner, self.load, self.port = parts, runner, parts.context.load, port
-        self.left_to_aiohttp: list[bytes] = []
+    port = 0
+    left_to_aiohttp: list[bytes]
+    made: list[DirectConnection]
 
 
 @pytest.fixture
-async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Desk]:
-    data = DataDir(tmp_path / "data")
-    settings = Settings(flush_interval=0.1, host="127.0.0.1", port=0)
-    bound = sockets.bind(settings)
-    parts = Parts(settings, data, KNOWN, Store(parse_dsn(NOWHERE, tmp_path), migrating=False))
-    parts.recover()
-    life = Lifecycle(parts.in_order(), lambda: None)
-    await life.start()
-    runner = web.AppRunner(create_app(parts.context))
-    await runner.setup()
-    assert runner.server
-    load = parts.context.load
-    connect_ = partial(DirectConnection, runner.server, load, direct_way(parts.context))
-    listener = Listener(bound, runner.server, connect_, load, 10, 1.0)
-    listener.start(asyncio)
-    desk = Desk(parts, runner, sockets.port_of(bound))
-    received = Connection.data_received
+async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SpiedDesk]:
+    async with open_desk(tmp_path, SpiedDesk) as desk:
+        connect_ = await connection_factory(desk.server, desk.parts.context)
+        desk.left_to_aiohttp, desk.made = [], []
 
-    def spy(self: Connection, data: bytes) -> None:
-        desk.left_to_aiohttp.append(data)
-        received(self, data)
+        def connect_and_keep() -> Connection:
+            connection = connect_()
+            assert isinstance(connection, DirectConnection)
+            desk.made.append(connection)
+            return connection
 
-    monkeypatch.setattr(Connection, "data_received", spy)
-    yield desk
-    await listener.drain(1)
-    await runner.cleanup()
-    await listener.close()
-    await life.stop(1)
-    data.close()
-    assert not life.failed
-    assert load.bytes == 0
+        desk.port = desk.listen(connect_and_keep)
+        received = Connection.data_received
+
+        def spy(self: Connection, data: bytes) -> None:
+            desk.left_to_aiohttp.append(data)
+            received(self, data)
+
+        monkeypatch.setattr(Connection, "data_received", spy)
+        yield desk
 
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @asynccontextmanager
-async def client(desk: Desk) -> AsyncIterator[Client]:
+async def client(desk: SpiedDesk) -> AsyncIterator[Client]:
     reader, writer = await asyncio.open_connection("127.0.0.1", desk.port)
     try:
         yield reader, writer
@@ -509,15 +498,16 @@ async def ask(client: Client, *parts: bytes) -> int:
     return int(answer.split()[1])
 
 
-async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Desk) -> None:
+async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: SpiedDesk) -> None:
     packed = post(BODY, "Content-Encoding: identity")
     async with client(desk) as one:
         for parts in ([post()], [post()[:-3], post()[-3:]], [post(BODY, "Upgrade: h2c", "Connection: Upgrade")]):
             assert await ask(one, *parts) == 200
         assert not desk.left_to_aiohttp
         offering = post(BODY, "Content-Encoding: identity", "Upgrade: h2c", "Connection: Upgrade")
+        in_two = [offering[:30], offering[30:]]
         get = head(method="GET", path="/livez")
-        for parts in ([packed], [packed[:-3], packed[-3:]], [get], [offering], [in_chunks()], [post(b"{}")]):
+        for parts in ([packed], [packed[:-3], packed[-3:]], [get], [offering], in_two, [in_chunks()], [post(b"{}")]):
             assert await ask(one, *parts) == (422 if parts == [post(b"{}")] else 200)
             assert desk.left_to_aiohttp
             desk.left_to_aiohttp.clear()
@@ -526,7 +516,7 @@ async def test_events_go_past_aiohttp_also_after_it_had_the_connection(desk: Des
 
 
 async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: SpiedDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Spool, *groups: EncodedRows) -> None:
         raise OSError(5, "Input/output error")
@@ -543,7 +533,7 @@ async def test_what_the_disk_refuses_is_charged_to_nobody_on_either_way(
         assert [await ask(one, way) for way in [ways[0], ways[1], ways[0], ways[1]]] == [200, 200, 429, 429]
 
 
-async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_other_on_this_way(desk: Desk) -> None:
+async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_other_on_this_way(desk: SpiedDesk) -> None:
     body = b'{"events":[7]}'
     request = head(f"Content-Length: {len(body)}", "Prefer: handling=lenient", path=BATCH) + body
     async with client(desk) as (reader, writer):
@@ -556,7 +546,7 @@ async def test_requests_of_which_nothing_is_kept_are_answered_one_after_the_othe
 
 
 async def test_a_client_that_closes_its_side_between_its_answer_and_the_wait_for_the_next_request_gets_a_close(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: SpiedDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = Connection.finish_response
 
@@ -572,7 +562,7 @@ async def test_a_client_that_closes_its_side_between_its_answer_and_the_wait_for
             assert statuses(await reader.read()) == [200]
 
 
-async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk: Desk) -> None:
+async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk: SpiedDesk) -> None:
     async with client(desk) as (_, writer):
         writer.write(post()[:-3])
         await until(lambda: desk.load.bytes == len(BODY))
@@ -581,7 +571,7 @@ async def test_a_client_gone_in_the_middle_of_a_body_leaves_nothing_behind(desk:
 
 
 async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: SpiedDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, append = threading.Event(), Spool.append
 
@@ -607,7 +597,7 @@ async def test_what_is_under_way_at_a_stop_is_answered_and_its_connection_closed
     assert not desk.left_to_aiohttp
 
 
-async def test_a_disk_that_refuses_is_said_on_this_way_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_refuses_is_said_on_this_way_too(desk: SpiedDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Spool, *groups: EncodedRows) -> None:
         raise OSError(5, "Input/output error")
 
@@ -619,7 +609,53 @@ async def test_a_disk_that_refuses_is_said_on_this_way_too(desk: Desk, monkeypat
     assert not desk.left_to_aiohttp
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # nothing tells
-            await asyncio.sleep(0.01)
+async def test_what_is_sent_far_ahead_is_held_in_small_measure_however_many_are_answered(desk: SpiedDesk) -> None:
+    async with client(desk) as (reader, writer):
+        writer.write(post() * 30_000)  # 4 MB
+        received, most = b"", 0
+        while len(statuses(received)) < 60:
+            received += await reader.read(2**16)
+            most = max(most, len(desk.made[0]._ahead))
+        writer.transport.abort()
+    assert 0 < most <= AHEAD_MAX_BYTES + READ_BYTES
+    assert not desk.left_to_aiohttp
+
+
+async def test_a_client_that_sends_thousands_ahead_has_one_turn_for_each_and_leaves_turns_to_others(
+    desk: SpiedDesk,
+) -> None:
+    body = b'{"events":[7]}'
+    request = head(f"Content-Length: {len(body)}", "Prefer: handling=lenient", path=BATCH) + body
+    async with client(desk) as (reader, writer), client(desk) as other:
+        writer.write(request * 400)
+        await until(lambda: bool(desk.made[0]._ahead))
+        assert await ask(other, post()) == 200
+        assert desk.made[0]._ahead, "the other did not wait for all of them"
+        received = b""
+        while len(statuses(received)) < 400:
+            received += await reader.read(2**16)
+    assert not desk.left_to_aiohttp
+
+
+async def test_hundreds_of_gets_sent_at_once_leave_turns_to_others(desk: SpiedDesk) -> None:
+    turns = 0
+    async with client(desk) as (reader, writer):
+        writer.write(head(method="GET", path="/livez") * 400 + head("Connection: close", method="GET", path="/livez"))
+        reading = asyncio.create_task(reader.read(-1))
+        while not reading.done():
+            await asyncio.sleep(0)
+            turns += 1
+    assert statuses(await reading) == [200] * 401
+    assert turns >= 400
+
+
+async def test_a_stop_does_not_wait_for_a_body_that_is_refused_when_it_is_whole(desk: SpiedDesk) -> None:
+    async with client(desk) as (reader, writer):
+        writer.write(post(b"{}")[:-1])
+        await until(lambda: desk.load.bytes == 2)
+        stopping = asyncio.create_task(desk.made[0].shutdown(60))
+        await asyncio.sleep(0)
+        writer.write(post(b"{}")[-1:])
+        async with asyncio.timeout(30):
+            await stopping
+        assert statuses(await reader.read()) == [422]

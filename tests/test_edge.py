@@ -102,7 +102,6 @@ MALFORMED = {
     "HTTP/2.0": head("Content-Length: 22", version="2.0") + BODY,
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(300),
-    "a request behind a close": post(BODY, CLOSE) + SMUGGLED,
     "every byte": bytes(range(256)),
     "chunk size is no number": chunked(b"zz\r\n", BODY, b"\r\n", LAST_CHUNK),
     "chunk size is negative": chunked(b"-1\r\n", BODY, b"\r\n", LAST_CHUNK),
@@ -152,6 +151,13 @@ STRANGE = {
     "a path out of the folder": (head(CLOSE, method="GET", path="/docs/../../../etc/passwd"), [404]),
     "an encoded path out of the folder": (head(CLOSE, method="GET", path="/docs/%2e%2e/%2e%2e/etc/passwd"), [404]),
     "a path of half an address": (head(CLOSE, method="GET", path="//["), [404]),
+    "a request behind a close": (post(BODY, CLOSE) + SMUGGLED, [200]),
+    "garbage behind a request": (post() + b"garbage\r\n\r\n", [200, 400]),
+    "garbage behind forty requests": (
+        head(method="GET", path="/livez") * 20 + post(BODY, "Content-Encoding: identity") * 20 + b"garbage\r\n\r\n",
+        [200] * 40 + [400],
+    ),
+    "garbage behind a request in chunks": (chunked(CHUNK, LAST_CHUNK, lines=()) + b"garbage\r\n\r\n", [200, 400]),
     "a request behind an upgrade": (post(BODY, "Connection: Upgrade", "Upgrade: h2c") + post(BODY, CLOSE), [200, 200]),
 }
 
@@ -159,6 +165,17 @@ STRANGE = {
 @pytest.mark.parametrize(("request_", "expected"), STRANGE.values(), ids=STRANGE)
 def test_what_is_strange_and_whole_is_answered(service: Service, request_: bytes, expected: list[int]) -> None:
     assert statuses(exchange(service, [request_])) == expected
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"-1\r\n", b"5\r\n" + BODY + b"\r\n"])
+def test_malformed_chunks_are_refused_at_once_also_if_they_come_after_the_head(service: Service, chunk: bytes) -> None:
+    with connect(service) as connection:
+        connection.sendall(head("Transfer-Encoding: chunked", "Expect: 100-continue"))
+        assert statuses(connection.recv(65536)) == [100]
+        connection.sendall(chunk)
+        received = read_to_end(connection)
+    assert statuses(received) == [400]
+    assert b"The body's chunks are malformed" in received
 
 
 def test_two_thousand_pipelined_requests_are_answered_in_order(service: Service) -> None:

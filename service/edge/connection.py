@@ -9,13 +9,17 @@ told from the rest of that request, neither by us nor by a proxy that keeps conn
 """
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import deque
 from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError, HttpVersion10
 
+from service.edge.framing import EMPTY_LINE, UNKNOWN, follow
+from service.edge.internals import Handler
 from service.edge.lingering import Lingering
 from service.edge.responses import json_response
 from service.errors import Overloaded
@@ -46,12 +50,12 @@ _CLIENT_FAULTS = (HttpProcessingError, web.RequestPayloadError)
 OVERDUE, IDLE = "overdue", "idle"
 
 
-class Connection(web.RequestHandler):
+class Connection(Handler):
     """aiohttp's connection with a sense of time, and of how much memory its request takes."""
 
     __slots__ = (
-        "_held", "_idle_since", "_load", "_malformed", "_served", "_unfinished_bytes", "_unfinished_since", "_wire",
-        "ended",
+        "_aiohttp_bytes_due", "_head_begun", "_held", "_idle_since", "_load", "_malformed", "_request", "_served",
+        "_to_aiohttp", "_unfinished_bytes", "_unfinished_since", "_wire", "ended",
     )  # fmt: skip
 
     def __init__(self, server: web.Server, load: ConnectionLoad) -> None:
@@ -60,6 +64,10 @@ class Connection(web.RequestHandler):
         self._held = self._unfinished_bytes = 0
         self._idle_since, self._unfinished_since = time.monotonic(), 0.0
         self._served = self._malformed = False
+        self._request: web.BaseRequest | None = None  # which a handler has
+        self._to_aiohttp: deque[bytes] = deque()  # requests for which its queue has no room
+        self._head_begun = b""  # of a request that aiohttp has in part
+        self._aiohttp_bytes_due = 0  # that it still waits for to the end of its last request, or UNKNOWN
         #: Whether the client has closed its side: it sends no more, and may still wait for answers.
         self.ended = False
         # aiohttp forgets its transport when it closes one, though the answer may still wait to be taken.
@@ -69,7 +77,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is ours."""
         self._wire = cast(asyncio.Transport, transport)
-        self._wire.max_size = READ_BYTES  # type: ignore[attr-defined]  # of asyncio's own transports
+        with contextlib.suppress(AttributeError):  # other transports than asyncio's own have none
+            self._wire.max_size = READ_BYTES  # type: ignore[attr-defined]
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -81,13 +90,28 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. They are of an unfinished head if aiohttp, having seen them, still waits for a request."""
-        super().data_received(data)
-        if not data or not self._idle_since or not self.is_between_requests():
-            return
+        self._give(data)
+        if data and self._idle_since and self.is_between_requests():
+            self._count_unfinished(len(data))
+
+    def _give(self, data: bytes) -> None:
+        """Give the bytes to aiohttp, each request by itself; with none, those for which it had no room."""
+        if not data:
+            super().data_received(data)  # it may have put some by itself
+        pieces, self._aiohttp_bytes_due, self._head_begun = follow(data, self._aiohttp_bytes_due, self._head_begun)
+        self._to_aiohttp.extend(pieces)
+        while self._to_aiohttp and self.has_room():
+            super().data_received(self._to_aiohttp.popleft())
+            if self.fail_unfinished(self._request):
+                self._to_aiohttp.clear()
+        if self._aiohttp_bytes_due == UNKNOWN and data.endswith(EMPTY_LINE) and self.has_whole_requests(self._request):
+            self._aiohttp_bytes_due, self._head_begun = 0, b""  # the empty line ended a head, or a body in chunks
+
+    def _count_unfinished(self, size: int) -> None:
         if not self._unfinished_since:
             self._unfinished_since = time.monotonic()
-        self._unfinished_bytes += len(data)
-        self._load.unfinished_bytes += len(data)
+        self._unfinished_bytes += size
+        self._load.unfinished_bytes += size
         if self._load.unfinished_bytes > UNFINISHED_MAX_BYTES and self._unfinished_bytes > USUAL_HEAD_BYTES:
             self._load.count_closed("hoarding")
             _hoarding(logging.WARNING, "closed a connection: the unfinished heads of all take too much memory")
@@ -96,40 +120,28 @@ class Connection(web.RequestHandler):
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether to keep our side open
         """The client has closed its side. What it has asked for is answered; a body that was cut short is refused."""
         self.ended = True
-        request = self._current_request
+        request = self._request
         if request is not None and not request.content.is_eof():
             request.content.set_exception(web.RequestPayloadError("the client sends no more"))
         if self.is_between_requests():
             return False
-        if not self._messages:  # else the last of them is the last request
+        if not self.has_queued_requests():  # else the last of them is the last request
             self.close()  # after the one under way, whose answer may be written already
         return True
 
-    def is_between_requests(self) -> bool:
-        """Whether aiohttp waits for a request, having been given none that is not answered."""
-        waiter = self._waiter
-        return not self._request_count or (waiter is not None and not waiter.done())
-
-    def has_whole_requests(self) -> bool:
-        """Whether no body is unfinished of what aiohttp has; a head can't be if an empty line came last."""
-        if self._buffer_paused or self._close:
-            return False  # there may be more that it has not looked at
-        if self._messages:
-            return bool(self._messages[-1][1].is_eof())
-        request = self._current_request
-        return self.is_between_requests() if request is None else request.content.is_eof()
-
     async def finish_response(
-        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+        self, request: web.BaseRequest, resp: web.StreamResponse, *args: Any, **kw: Any
     ) -> tuple[web.StreamResponse, bool]:
         """Write the answer. It is the last one if the request's end is not here, or nothing more will come."""
         unread = self._malformed or not request.content.is_eof()
         if unread:
             self.close()  # what comes from now on is dropped
-        if unread or (self.ended and not self._messages) or asks_for_close(request):
+        if unread or (self.ended and not self.has_queued_requests()) or asks_for_close(request):
             resp.force_close()
             resp.headers["Connection"] = "close"
-        done = await super().finish_response(request, resp, start_time)
+        done = await super().finish_response(request, resp, *args, **kw)
+        if self.has_queued_requests():
+            await asyncio.sleep(0)  # from Python 3.12 on, they would all be answered in one turn of the event loop
         if unread or (resp.status >= 400 and not resp.keep_alive):
             self.linger()
         return done
@@ -150,14 +162,16 @@ class Connection(web.RequestHandler):
         self.connection_lost(None)
         lingering.connection_made(wire)
 
-    def begin(self) -> None:
-        """A handler takes a request of this connection."""
+    def begin(self, request: web.BaseRequest | None = None) -> None:
+        """A handler takes a request of this connection, or the fast path takes one."""
+        self._request = request
         self._idle_since = self._unfinished_since = 0.0
         self._load.unfinished_bytes -= self._unfinished_bytes
         self._unfinished_bytes = 0
 
     def end(self) -> None:
         """The handler has its answer; what the request held is free again, however it went."""
+        self._request = None
         self._idle_since = time.monotonic()
         self._served = True
         self._load.bytes -= self._held

@@ -11,10 +11,16 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
-from aiohttp import http_parser, web
+from aiohttp import web
 
+from service.edge.basic_connection import BasicConnection
 from service.edge.connection import IDLE, OVERDUE, Connection
+from service.edge.context import Context
+from service.edge.fast_path import DirectConnection
+from service.edge.fast_path_context import fast_path_context
+from service.edge.internals import missing_internals
 from service.edge.lingering import Lingering
 from service.edge.sockets import BACKLOG
 from service.errors import StartError
@@ -39,13 +45,17 @@ _REFUSAL = (
 _log = logging.getLogger(__name__)
 
 
-def require_c_parser() -> None:
-    """Raise StartError where aiohttp would parse in Python: slower, and the one that the known attacks were on."""
-    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
-        raise StartError(
-            "aiohttp runs without its C parser: take AIOHTTP_NO_EXTENSIONS out of the environment if it is set,"
-            " else install aiohttp from a wheel"
+async def connection_factory(server: web.Server, context: Context, worker: Worker = ALONE) -> Callable[[], Connection]:
+    """What makes the connections of a server: with the fast path, unless something is missing that it needs."""
+    missing = await missing_internals()
+    if not missing:
+        return partial(DirectConnection, server, context.load, fast_path_context(context))
+    if worker.number == 0:  # the others find the same
+        _log.warning(
+            "aiohttp or Python has no %s here: the service takes events without the fast path, which costs more",
+            ", ".join(missing),
         )
+    return partial(BasicConnection, server, context.load)
 
 
 def connections_limit(wanted: int) -> int:

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 async def error_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Call the handler; turn what it raises into an answer; give every answer the request's id."""
     connection: Any = request.protocol  # a Connection; a cast would be a call
-    connection.begin()
+    connection.begin(request)
     context = request.app[CONTEXT]
     started, metrics = time.perf_counter(), context.metrics
     request_id = request_id_of(request.headers.get(REQUEST_ID))
@@ -49,9 +49,8 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         context.cors.add_to(response, request.path, origin)
     if context.leaving.is_set():
         response.force_close()  # so that the client comes back elsewhere, and not while we close
-    elif "Upgrade" in request.headers or request.method == hdrs.METH_CONNECT:
-        # Of an upgrade that service/edge/framing.py did not see, aiohttp drops what came with it: what comes next may
-        # begin in the middle of a request.
+    elif request.method == hdrs.METH_CONNECT:
+        # aiohttp drops what came with it: what comes next may begin in the middle of a request.
         response.force_close()
     if response.status >= 400:
         if reason is not None:  # else it is a health that is not good

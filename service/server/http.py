@@ -2,14 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from service.edge.connection import Connection
 from service.edge.context import Context
-from service.edge.fast_path import DirectConnection, direct_way
-from service.edge.listener import Listener, connections_limit, require_c_parser
+from service.edge.internals import require_c_parser
+from service.edge.listener import Listener, connection_factory, connections_limit
 from service.edge.sockets import cannot_listen
 from service.part import Part, Tasks
 from service.server.app import create_app
@@ -29,28 +29,31 @@ class HttpServer(Part):
         settings = context.settings
         self._context = context
         self._sockets = sockets
-        self._worker = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
+        self._worker = worker
         self._max_connections = connections_limit(settings.max_connections)
         self._runner = web.AppRunner(
             create_app(context),
             handler_cancellation=False,  # a client that leaves must not abort a commit
             shutdown_timeout=min(STOP_CONNECTIONS_TIMEOUT, settings.shutdown_timeout / 2),
         )
+        self._connect: Callable[[], Connection] | None = None
         self._listener: Listener | None = None
 
     async def open(self) -> None:
         """Make the server."""
         await self._runner.setup()
+        assert self._runner.server  # noqa: S101  # setup has made it
+        self._connect = await connection_factory(self._runner.server, self._context, self._worker)
 
     def start(self, tasks: Tasks) -> None:
         """Listen. Raises StartError."""
-        server, context = self._runner.server, self._context
-        assert server  # noqa: S101  # setup has made it
-        connect = partial(DirectConnection, server, context.load, direct_way(context))
+        server, connect, context = self._runner.server, self._connect, self._context
+        assert server  # noqa: S101  # ``open`` has made both
+        assert connect  # noqa: S101
+        # Without a cap of all, each process has descriptors of its own.
+        sharing = self._worker if context.settings.max_connections else ALONE
         timeout = context.settings.header_timeout
-        self._listener = Listener(
-            self._sockets, server, connect, context.load, self._max_connections, timeout, self._worker
-        )
+        self._listener = Listener(self._sockets, server, connect, context.load, self._max_connections, timeout, sharing)
         try:
             self._listener.start(tasks)
         except OSError as error:
