@@ -43,7 +43,7 @@ release: setup  ## build wheel and sdist in dist, check them, and serve from the
 run: $(VENV)/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
 
-test:  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+test:  ## run every test, three at a time; or one after the other those in ARGS='tests/spool -k some'
 	@$(PYTHON) tests/machine.py $(if $(ARGS),build,test)
 	@$(MAKE) --no-print-directory $(VENV)/.dev $(TRACKER) $(CLICKHOUSE) $(UPLOT)
 	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)

@@ -2,7 +2,8 @@
 
 ``make lock`` makes them from ``setup.cfg`` and ``pyproject.toml``, for every platform and every supported Python. What
 is locked stays where it is while it fits; ``make lock UPGRADE=1`` moves everything to the newest that does. Each file
-begins with the lines that it was made from, so that ``tests/test_lock.py`` sees without a network which is out of date.
+begins with the lines that it was made from, so that ``tests/project/test_lock.py`` sees without a network which is out
+of date.
 """
 
 import argparse

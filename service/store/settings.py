@@ -1,8 +1,8 @@
 """The settings that go with each statement, so that a profile of the database user bends none of our results.
 
-Found by trying every setting of two engines, one by one, in a profile (``tests/test_profile.py`` keeps trying those
-that mattered). A limit on memory, time or threads is left to the operator: it ends in an error, which is told and tried
-again. What is left to the operator and what is overruled is in docs/operations.md.
+Found by trying every setting of two engines, one by one, in a profile (``tests/store/test_profile.py`` keeps trying
+those that mattered). A limit on memory, time or threads is left to the operator: it ends in an error, which is told
+and tried again. What is left to the operator and what is overruled is in docs/operations.md.
 """
 
 from typing import Any

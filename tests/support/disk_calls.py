@@ -1,7 +1,8 @@
 """Faults of single disk calls, made in the process itself: the n-th call on a file below a folder, of any thread.
 
 strace makes them in the kernel (see ``strace``), but counts each thread apart, takes a second for each process, and
-can't do a call and yet say that it failed. ``tests/test_sweep.py`` compares the two: no call slips past this one.
+can't do a call and yet say that it failed. ``tests/faults/test_sweep.py`` compares the two: no call slips past this
+one.
 """
 
 import errno

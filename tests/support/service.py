@@ -157,8 +157,13 @@ class Service:
         return self.send("GET", path, token=token)
 
     def stats(self) -> dict[str, Any]:
-        """The statistics; they must be there."""
-        answer = self.get(STATS)
+        """The statistics, once ClickHouse answers: a busy machine may take events before."""
+
+        def answered() -> Answer | None:
+            answer = self.get(STATS)
+            return None if answer.status == 503 else answer
+
+        answer = wait_until(answered, 20)
         assert answer.status == 200, answer
         found: dict[str, Any] = answer.json
         return found
