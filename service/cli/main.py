@@ -11,6 +11,7 @@ from pathlib import Path
 
 from service import __version__
 from service.cli import banner as greeting
+from service.cli import columns as cli_columns
 from service.cli import quarantine as cli_quarantine
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke.set_defaults(run=_token_revoke)
 
     cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
+    cli_columns.add(commands, _settings)
     return parser
 
 
@@ -215,7 +217,7 @@ async def _migrate_now(settings: Settings) -> int:
         await store.close()
         if data:
             data.close()
-    print("\n".join(f"applied {one.name}" for one in applied) or "nothing to do: all migrations are applied")
+    print("\n".join(f"applied {one}" for one in applied) or "nothing to do: all migrations and views are there")
     return 0
 
 
