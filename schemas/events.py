@@ -97,6 +97,7 @@ class Event(BaseModel):
         le=SEQUENCE_MAX,
         description="Number of the event in its session, counted by the client from 1; gaps are events that got lost",
     )
+    user_id: str | None = Field(None, description="Who did it, as the client knows its users; the same on each device")
 
 
 class EventEnvelope(BaseModel):

@@ -67,6 +67,7 @@ class ParsedEvent(msgspec.Struct, gc=False):
     user_agent: str | None = None
     event_id: UUID | None = None
     sequence: Annotated[int, msgspec.Meta(ge=SEQUENCE_MIN, le=SEQUENCE_MAX)] | None = None
+    user_id: str | None = None
 
 
 class ParsedBatch(msgspec.Struct, gc=False):

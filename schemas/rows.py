@@ -57,6 +57,7 @@ COLUMNS = (
         "Milliseconds that the clock behind timestamp was slow: received_at less the time of sending by that clock;"
         " NULL if the client did not say when it sent, or gave the event no time",
     ),
+    Column("user_id", "String", "User who did it, as the client says; empty if none was sent"),
 )
 #: Worked out by ClickHouse when it is read; no insert carries it.
 CORRECTED_TIMESTAMP = Column(
@@ -76,7 +77,7 @@ CLOCK_SKEW_TOLERANCE = 60_000
 BY_CLIENT, BY_SERVER = "client", "server"
 
 #: Values in the order of COLUMNS: 16 bytes, text, and integers (ticks of the column's own precision since 1970).
-Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str, str, int, int | None]
+Row = tuple[bytes, str, str, str, str, int, int, str, str, str, str, str, str, str, int, int | None, str]
 
 
 def make_rows(
@@ -114,6 +115,7 @@ def make_rows(
             origin if event.event_id is None else BY_CLIENT,
             event.sequence or 0,
             None if event.timestamp is None else skew,
+            event.user_id or "",
         )
     return encode_values(values, count, with_ids=with_ids)
 

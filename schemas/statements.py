@@ -16,3 +16,8 @@ def statement(name: str) -> str:
 def migration_files() -> list[Traversable]:
     """The files of ``schemas/sql/migrations`` by their name, which begins with their number."""
     return sorted(_FOLDER.joinpath("migrations").iterdir(), key=lambda file: file.name)
+
+
+def view_files() -> list[Traversable]:
+    """The files of ``schemas/sql/views``, by name."""
+    return sorted(_FOLDER.joinpath("views").iterdir(), key=lambda file: file.name)

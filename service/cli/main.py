@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from service import __version__
 from service.cli import banner as greeting
+from service.cli import columns as cli_columns
 from service.cli import quarantine as cli_quarantine
 from service.cli import token
 from service.cli.parsers import GROUP, add_command
@@ -96,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     token.add(commands, _settings)
     cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
+    cli_columns.add(commands, _settings)
     return parser
 
 
@@ -202,5 +204,5 @@ async def _migrate_now(settings: Settings) -> int:
         await store.close()
         if data:
             data.close()
-    print("\n".join(f"applied {one.name}" for one in applied) or "nothing to do: all migrations are applied")
+    print("\n".join(f"applied {one}" for one in applied) or "nothing to do: all migrations and views are there")
     return 0

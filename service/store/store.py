@@ -19,9 +19,10 @@ from service.store.checks import check
 from service.store.dsn import Target
 from service.store.engines import Embedded, Engine, InsertOptions, Server
 from service.store.failures import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
-from service.store.migrations import Migration, migrate
+from service.store.migrations import migrate
 from service.store.settings import TABLE
 from service.store.token_memory import TokenMemory
+from service.store.views import make_views
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
@@ -62,12 +63,16 @@ class Store(Part):
         self._described_at = -math.inf
         self._engine: Engine = Embedded(target.folder) if target.folder else Server(target.server)
 
-    async def prepare(self) -> list[Migration]:
-        """Connect; make the database and its tables, unless that is left to ``analytics migrate``."""
-        applied: list[Migration] = []
+    async def prepare(self) -> list[str]:
+        """Connect; make the database, its tables and views, unless that is left to ``analytics migrate``.
+
+        What was made: names of migrations and views.
+        """
+        applied: list[str] = []
         if self._migrating:
             await self._call(self._open_or_create_database(), QUERY_TIMEOUT)
-            applied = await self._within(migrate(self), None)
+            applied = [migration.name for migration in await self._within(migrate(self), None)]
+            applied += [f"view {view.name}" for view in await self._within(make_views(self), None)]
         else:
             await self._call(self._engine.open(self._target.database), QUERY_TIMEOUT)
         await self._check()

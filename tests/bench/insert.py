@@ -53,7 +53,7 @@ def make_rows(count: int, seed: int) -> list[Row]:
             rng.choice(("low", "medium", "high")), json.dumps(properties), when, when // 1000 + 5,
             f"s-{rng.getrandbits(64):016x}", f"https://trade.example/app/markets/{rng.randrange(500)}",
             f"https://trade.example/{rng.randrange(20)}", rng.choice(agents), "web", "api",
-            "server", number, None,
+            "server", number, None, f"u-{rng.randrange(2000)}",
         ))  # fmt: skip
     return rows
 

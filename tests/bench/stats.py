@@ -3,7 +3,7 @@
 The rows are made inside ClickHouse, of 90 days, in the table that the service's migrations made. Then
 ``/stats`` is asked by one client again and again, and ``/loss`` for one session after the other. What one event
 takes on disk is measured with events as they come, made into rows by the service's own code, inserted in its
-batches, and merged.
+batches, and merged. At last a group by one property is asked for, from the text and from a column out of properties.
 
 Each size has a table of its own, and all are asked in turn in each round, so that what else the machine does meets
 all of them. ``--tables`` keeps them: making 100 million rows takes minutes.
@@ -29,6 +29,7 @@ from schemas.rows import CURRENT, make_rows
 from service.store.dsn import parse_dsn
 from service.store.store import Store
 from tests.bench.corpus import batch_bodies
+from tests.bench.properties import compare
 from tests.bench.targets import SEED, clickhouse, markdown, percentiles, stay_on_load_core
 from tests.bench.targets import service as running
 from tests.support.clickhouse import ClickHouseServer, query
@@ -49,7 +50,8 @@ SELECT
     concat('name_', toString(name)) AS event_name,
     arrayElement(['page_view', 'user_action', 'trading', 'auth', 'error'], name % 5 + 1) AS category,
     arrayElement(['low', 'medium', 'high'], cityHash64(number, 2) % 3 + 1) AS priority,
-    concat('{{"price":', toString(cityHash64(number, 3) % 100000), ',"n":', toString(number), '}}') AS properties,
+    concat('{{"symbol":"S', toString(cityHash64(number, 6) % 500), '","price":',
+        toString(cityHash64(number, 3) % 100000), ',"n":', toString(number), '}}') AS properties,
     now64(6) - toIntervalMicrosecond(({stop} - number) * intDiv(7776000000000, {stop})) AS timestamp,
     toDateTime64(timestamp, 3, 'UTC') AS received_at,
     hex(cityHash64(intDiv(number, 20))) AS session_id,
@@ -57,7 +59,8 @@ SELECT
     '' AS referrer,
     concat('Mozilla/5.0 (X11; Linux x86_64) Chrome/', toString(cityHash64(number, 5) % 40)) AS user_agent,
     'web' AS client_id, 'bench' AS source, 'server' AS id_origin,
-    number % 20 + 1 AS sequence, NULL AS clock_skew
+    number % 20 + 1 AS sequence, NULL AS clock_skew,
+    concat('u-', toString(intDiv(number, 100))) AS user_id
 FROM numbers({start}, {count})
 SETTINGS max_partitions_per_insert_block = 0
 """
@@ -105,14 +108,20 @@ def ask(port: int, seconds: float, paths: Iterable[str]) -> list[float]:
     return times[len(times) // 10 :]  # the first ones warm up
 
 
+def place(folder: Path, server: ClickHouseServer, name: str, size: int) -> tuple[str, Path]:
+    """The DSN of a table of so many rows, and the folder that an embedded ClickHouse has it in."""
+    dsn = server.dsn(f"stats_{size}") if name == "server" else "chdb://"
+    return dsn, folder / f"{name}-{size}" / "data" / "clickhouse"
+
+
 def measure(
     folder: Path, sizes: list[int], rounds: int, seconds: float, server: ClickHouseServer, name: str
 ) -> list[dict[str, Any]]:
     """The times of ``/stats`` and ``/loss`` at each size."""
-    dsns = {size: server.dsn(f"stats_{size}") if name == "server" else "chdb://" for size in sizes}
-    for size, dsn in dsns.items():
+    dsns = {size: place(folder, server, name, size)[0] for size in sizes}
+    for size in sizes:
         # a process of its own: an embedded ClickHouse has one folder for as long as the process lives
-        data = folder / f"{name}-{size}" / "data" / "clickhouse"
+        dsn, data = place(folder, server, name, size)
         arguments = ["--fill", str(size), "--dsn", dsn, "--tables", str(data)]
         subprocess.run([sys.executable, "-m", "tests.bench.stats", *arguments], check=True)
     times: dict[tuple[str, int], list[float]] = {}
@@ -182,19 +191,39 @@ def main() -> None:
     stay_on_load_core()
     sizes = sorted(int(one) for one in args.rows.split(","))
     latencies: list[dict[str, Any]] = []
+    compared: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = args.tables.absolute() if args.tables else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         with clickhouse(folder) as server:
             for store in args.stores:
                 latencies += measure(folder, sizes, args.rounds, args.seconds, server, store)
+                for size in sizes:
+                    compared.append({"store": store} | compare(*place(folder, server, store, size)))
             disk = asyncio.run(bytes_per_event(server.dsn("disk"), folder, args.events))
             query(server.dsn("default"), "DROP DATABASE disk")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"stats": latencies, "bytes_per_event": disk}, indent=1) + "\n")
+    found = {"stats": latencies, "bytes_per_event": disk, "properties": compared}
+    args.output.write_text(json.dumps(found, indent=1) + "\n")
     print(markdown(["store", "route", "rows", "p50, ms", "p99, ms", "p99 ÷ that of the smallest"], _rows(latencies)))
     print()
     print(markdown(["an event", "bytes"], [[text, f"{size:,.1f}"] for text, size in disk.items()]))
+    print()
+    head = [
+        "store",
+        "rows",
+        "from the text, s",
+        "from the column, s",
+        "text ÷ column",
+        "filled in, s",
+        "bytes a row",
+    ]
+    print(markdown(head, [_compared(one) for one in compared]))
+
+
+def _compared(one: dict[str, Any]) -> list[str]:
+    times = [f"{one['text']:.3f}", f"{one['column']:.3f}", f"{one['text'] / one['column']:.1f}", f"{one['filled']:.1f}"]
+    return [one["store"], f"{one['rows']:,}", *times, f"{one['bytes']:.2f}"]
 
 
 def _rows(latencies: list[dict[str, Any]]) -> list[list[str]]:

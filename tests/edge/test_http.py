@@ -87,6 +87,16 @@ def test_what_a_client_says_of_its_order_and_its_clock_is_in_the_table(service: 
     assert wait_until(stored) == [[0, None, 0], [1, 60, 60], [2, None, 0]]
 
 
+def test_who_did_it_is_in_the_table(service: Service, clickhouse: Any) -> None:
+    events = [{"event_name": "e", "session_id": "known", "user_id": user} for user in ("u-1", "é" * 500, "", None)]
+    assert service.post_batch(events[1:]).status == 200
+    assert service.post(events[0]).status == 200
+    of_session = "SELECT user_id FROM events WHERE session_id = 'known' ORDER BY user_id"
+    wait_until(lambda: query(clickhouse("test_http"), of_session) == [[""], [""], ["u-1"], ["é" * 500]])
+    answer = service.post(events[0] | {"user_id": 5})
+    assert (answer.status, answer.json["detail"][0]["loc"]) == (422, ["body", "user_id"])
+
+
 def test_invalid_batch_is_refused_whole(service: Service) -> None:
     events: list[Any] = [EVENT] * 100
     events[37] = {"event_name": "x", "category": "nope"}

@@ -80,6 +80,8 @@ def test_stats_are_measured_at_each_size(tmp_path: Path) -> None:
     ]
     assert all(0 < one["p50"] <= one["p99"] for one in result["stats"])
     assert 0 < result["bytes_per_event"]["on disk"] < result["bytes_per_event"]["sent as JSON"]
+    assert [(one["store"], one["rows"]) for one in result["properties"]] == [("server", 1000), ("embedded", 1000)]
+    assert all(one["text"] > 0 and one["column"] > 0 for one in result["properties"])
 
 
 def test_a_start_is_measured(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The documentation says what the code does: tables are compared, links followed, commands and queries run."""
 
+import asyncio
 import configparser
 import inspect
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +23,7 @@ from service.server.parts import Parts
 from service.spool.data_dir import DataDir
 from service.store.dsn import parse_dsn
 from service.store.store import Store
+from service.store.views import shipped_views
 from service.telemetry.metrics import Metrics
 from tests.machine import find
 from tests.support.clickhouse import query
@@ -214,26 +217,70 @@ def test_curl_commands_answer_200(service: Service) -> None:
         assert (done.stdout, done.stderr) == ("200", ""), command
 
 
+STORY: list[dict[str, Any]] = [
+    {"event_name": "page_view", "page_url": "https://example.com/"},
+    {"event_name": "signup"},
+    {"event_name": "order_placed", "properties": {"total": 19.90}},
+]
+_ORDER = {"order_id": "o-1", "symbol": "ACME", "side": "buy", "quantity": "100", "price": "19.90", "latency_ms": 12.5}
+TRADING: list[dict[str, Any]] = [
+    {"event_name": "page_view", "category": "page_view", "page_url": "https://example.com/trade"},
+    {"event_name": "order_submitted", "properties": _ORDER, "sequence": 1},
+    {"event_name": "order_filled", "properties": _ORDER, "sequence": 3},
+    {"event_name": "order_rejected", "properties": _ORDER | {"order_id": "o-2", "reason": "market_closed"}},
+    {"event_name": "web_vitals", "page_url": "https://example.com/trade", "properties": {"lcp": 9000}},
+    {"event_name": "error", "category": "error", "properties": {"message": "no", "release": "1.0"}},
+]
+
+
 def test_queries_for_analysts_run_and_find_something(make_service: Callable[..., Service], server_dsn: str) -> None:
     service = make_service(server_dsn).start()
-    start = datetime.now(UTC) - timedelta(seconds=3)
-    story: list[dict[str, Any]] = [
-        {"event_name": name, "timestamp": (start + timedelta(seconds=index)).isoformat(), "session_id": "s-17"}
-        for index, name in enumerate(("page_view", "signup", "order_placed"))
-    ]
-    story[2]["properties"] = {"total": 19.90}
-    story += [
-        {"event_name": "script_failed", "category": "error", "page_url": "https://example.com/", "session_id": "s"}
-    ]
+    start = datetime.now(UTC) - timedelta(seconds=20)
+    story = [one | {"session_id": "s-17"} for one in STORY]
+    story += [one | {"session_id": "t", "user_id": "u-5"} for one in TRADING]
+    story = [one | {"timestamp": (start + timedelta(seconds=index)).isoformat()} for index, one in enumerate(story)]
     assert service.post_batch(story).json["events_queued"] == len(story)
     service.wait_for_total(len(story))
+    of_views = {sql: query(server_dsn, sql) for sql in blocks(DOCS / "views.md", "sql")}
     found = {sql: query(server_dsn, sql) for sql in blocks(DOCS / "table.md", "sql")}
     selects = [sql for sql in found if sql.startswith("SELECT")]
-    assert len(selects) == 10
+    assert len(selects) == 20
     assert not [sql for sql in selects if not found[sql]]
+    assert not [sql for sql, rows in of_views.items() if sql.startswith("SELECT") and not rows]
     by_text = {text: rows for sql, rows in found.items() for text in ("windowFunnel", "simpleJSON") if text in sql}
-    assert by_text["windowFunnel"] == [[1, 1], [2, 1], [3, 1]]
+    assert by_text["windowFunnel"] == [[1, 2], [2, 1], [3, 1]]
     assert by_text["simpleJSON"] == [["order_placed", 1, 19.9, 19.9]]
     from_projection = next(sql for sql in selects if "intDiv" in sql)
     assert "(by_hour)" in str(query(server_dsn, f"EXPLAIN {from_projection}"))
-    assert query(server_dsn, "SELECT session_id, count() FROM events GROUP BY ALL") == [["s", 1]], "s-17 was deleted"
+    left = query(server_dsn, "SELECT session_id, count() FROM events GROUP BY ALL")
+    assert left == [["t", len(TRADING)]], "s-17 was deleted"
+    [script] = blocks(DOCS / "table.md", "python")
+    script = script.replace("http://reader:password@127.0.0.1:8123/analytics", server_dsn)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert "ACME" in done.stdout, done.stderr
+
+
+def test_every_view_is_documented_with_its_columns(server_dsn: str) -> None:
+    store = Store(parse_dsn(server_dsn, Path("unused")), migrating=True)
+
+    async def described() -> dict[str, dict[str, str]]:
+        await store.prepare()
+        arguments = "since = '2026-01-01', until = '2026-01-02'"
+        more = {"funnel": ", steps = ['a'], seconds = 1"}
+        found = {}
+        for view in shipped_views():
+            rows = await store.query(f"DESCRIBE (SELECT * FROM {view.name}({arguments}{more.get(view.name, '')}))")
+            found[view.name] = {name: f"`{kind}`" for name, kind, *_ in rows}
+        await store.close()
+        return found
+
+    columns = asyncio.run(described())
+    text = (DOCS / "views.md").read_text()
+    assert sorted(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == sorted(columns)
+    for view in shipped_views():
+        section = text.split(f"\n## {view.name}\n")[1].split("\n## ")[0]
+        rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+        assert {name.strip("`"): kind for name, kind, _ in rows} == columns[view.name]
+        said = " ".join(view.about.split("\n" + next(iter(columns[view.name])) + ": ")[0].split())
+        assert said in section
+        assert [f"{name.strip('`')}: {meaning}" for name, _, meaning in rows] == view.about.splitlines()[-len(rows) :]

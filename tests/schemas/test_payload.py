@@ -35,6 +35,7 @@ ROW: st.SearchStrategy[Row] = st.tuples(
     *[TEXT] * 7,
     st.integers(0, 2**32 - 1),
     st.none() | st.integers(-(2**63), 2**63 - 1),
+    TEXT,
 )
 ROWS = st.lists(ROW, max_size=20)
 #: A segment written by the version before payloads were flat.
@@ -46,7 +47,7 @@ def encoded(rows: list[Row]) -> EncodedRows:
 
 
 @given(parts=st.lists(ROWS, max_size=4))
-@example(parts=[[(bytes(16), "", "", "", "", 0, 0, "", "", "", "", "", "", "", 0, None)] * 5000])  # a longer array
+@example(parts=[[(bytes(16), "", "", "", "", 0, 0, "", "", "", "", "", "", "", 0, None, "")] * 5000])  # a longer array
 def test_encoded_rows_come_back_the_same_in_parts_and_joined(parts: list[list[Row]]) -> None:
     rows = [row for part in parts for row in part]
     made = [encoded(part) for part in parts]
@@ -115,7 +116,7 @@ def test_a_segment_of_format_1_is_read_as_its_header_says() -> None:
 
 
 def test_without_its_header_a_segment_is_read_only_if_it_has_the_columns_of_today() -> None:
-    row = (bytes(16), *["x"] * 4, 1, 2, *["y"] * 7, 3, None)
+    row = (bytes(16), *["x"] * 4, 1, 2, *["y"] * 7, 3, None, "z")
     part = encode_rows([row], CURRENT.types)
     assert read_rows(b"", [part], CURRENT).decode() == [row]
     for other in (part.payload + b"\x00", part.payload[:-1]):

@@ -31,7 +31,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
     batch = parse_batch(
         b'{"events":[{"event_name":"n","category":"auth","priority":"high","properties":{"a":1.10},'
         b'"timestamp":"2024-01-01T00:00:00.000001Z","session_id":"s","page_url":"p","referrer":"r","user_agent":"u",'
-        b'"sequence":7}],"client_id":"c","sent_at":1700000000000}'
+        b'"sequence":7,"user_id":"w"}],"client_id":"c","sent_at":1700000000000}'
     )
     (row,) = decoded(make_rows(batch, source="web", received_at=RECEIVED_AT))
     values = _named(row)
@@ -52,6 +52,7 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
         "id_origin": "server",
         "sequence": 7,
         "clock_skew": 123,
+        "user_id": "w",
     }
 
 
@@ -60,8 +61,8 @@ def test_each_value_of_an_event_is_in_the_column_of_its_name() -> None:
     [
         b'{"event_name":"n"}',
         b'{"event_name":"n","properties":null,"timestamp":null,"session_id":null,"page_url":null,"referrer":null,'
-        b'"user_agent":null,"sequence":null}',
-        b'{"event_name":"n","properties":{},"session_id":"","page_url":"","referrer":"","user_agent":""}',
+        b'"user_agent":null,"sequence":null,"user_id":null}',
+        b'{"event_name":"n","properties":{},"session_id":"","page_url":"","referrer":"","user_agent":"","user_id":""}',
     ],
     ids=["absent", "null", "empty"],
 )
@@ -85,6 +86,7 @@ def test_what_an_event_does_not_say_is_the_default_of_its_column(body: bytes) ->
         "id_origin": "server",
         "sequence": 0,
         "clock_skew": None,
+        "user_id": "",
     }
 
 

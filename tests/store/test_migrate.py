@@ -101,4 +101,5 @@ def test_shipped_migrations_are_never_edited() -> None:
         "0009_client_ids_small_blocks.sql": "27be1b88a4f686169d29940538af0771809f7bc46a6a80d522c10097f01735bf",
         "0010_start_after_power_cut.sql": "99962c0de0635cf7ec151a3b087d30df060a76f1f3d7a1fb69dadae29341489e",
         "0011_start_after_power_cut_ids.sql": "70cdef6d3f80d0e2668a1a59739057966b7ee144abbe175147f931eb1f4e564b",
+        "0012_user_id.sql": "215b57c2639ef1ad0764915a5078e0fdac12d037abc529f9c7bdb3bee09c32b3",
     }

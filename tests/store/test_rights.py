@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from service.errors import Misconfigured
+from service.store.columns import add_column, drop_column, fill_column, fill_states, list_columns
 from service.store.dsn import parse_dsn
 from service.store.store import Store
+from service.store.views import make_views, shipped_views
 from tests.cli.test_start import refused, run
 from tests.support import wait_until
 from tests.support.checks import wait_for_health
@@ -29,6 +31,7 @@ def documented(row: str) -> list[str]:
 
 
 MIGRATING, SERVING = documented("ANALYTICS_MIGRATE=on"), documented("ANALYTICS_MIGRATE=off")
+COLUMNS, READING = documented("analytics columns"), documented("analysts")
 
 
 def users(**grants: list[str]) -> str:
@@ -70,7 +73,9 @@ def store_of(server: ClickHouseServer, user: str, *, migrating: bool = False) ->
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouseServer]:
     server = ClickHouseServer(tmp_path_factory.mktemp("rights") / "server", with_users=True)
     lacking = {name: without(*right) for name, right in MISSING.items()}
-    server.users = users(migrator=MIGRATING, server=SERVING, nobody=["GRANT SELECT ON other.*"], **lacking)
+    no_drop = [one.replace("DROP VIEW, ", "") for one in MIGRATING]
+    more = {"columns": SERVING + COLUMNS, "reader": READING, "no_drop": no_drop}
+    server.users = users(migrator=MIGRATING, server=SERVING, nobody=["GRANT SELECT ON other.*"], **lacking, **more)
     server.start()
     yield server
     server.stop()
@@ -122,6 +127,37 @@ def test_a_user_who_may_not_migrate_is_told_which_right_is_missing(migrated: Cli
     dsn = migrated.dsn("analytics", "server")
     line = refused(run(tmp_path, "serve", ANALYTICS_PORT=0, ANALYTICS_CLICKHOUSE_DSN=dsn))
     assert "GRANT CREATE TABLE ON analytics.migrations TO <user>" in line
+
+
+async def test_the_rights_that_the_docs_name_are_enough_for_columns_and_for_analysts(
+    migrated: ClickHouseServer,
+) -> None:
+    store = store_of(migrated, "columns")
+    await store.prepare()
+    await add_column(store, "symbol", "String")
+    await fill_column(store, "symbol")
+    assert [state.problem async for state in fill_states(store, "symbol")][-1] == ""
+    assert [one.name for one in await list_columns(store)] == ["symbol"]
+    await drop_column(store, "symbol")
+    await store.close()
+    reader = migrated.dsn("analytics", "reader")
+    week = "since = today() - 7, until = now64(6)"
+    for what in ("events", f"sessions({week})", f"orders({week})"):
+        assert len(query(reader, f"SELECT count() FROM {what}")) == 1
+    with pytest.raises(RuntimeError, match="Not enough privileges"):
+        query(reader, "INSERT INTO events (event_name) VALUES ('e')")
+
+
+async def test_a_view_is_renewed_with_the_rights_that_the_docs_name_and_without_them_the_rest_goes_on(
+    migrated: ClickHouseServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer = [view._replace(version=view.version + 1) for view in shipped_views()]
+    for user, made in (("no_drop", []), ("migrator", newer)):
+        store = store_of(migrated, user, migrating=True)
+        await store.prepare()
+        assert await make_views(store, newer) == made
+        await store.close()
+    assert "the view sessions is not made: a right is missing: GRANT DROP VIEW ON analytics.sessions TO" in caplog.text
 
 
 async def test_trying_the_rights_inserts_nothing(migrated: ClickHouseServer) -> None:

@@ -69,19 +69,20 @@ async def test_a_time_is_corrected_where_the_clock_is_wrong_by_more_than_an_uplo
     assert found == (corrected, None if timestamp is None else sent_at, as_sent)
 
 
-async def test_rows_from_before_a_column_have_its_default(store: Store) -> None:
+@pytest.mark.parametrize(("last", "sequence"), [("id_origin", 0), ("clock_skew", 5)])
+async def test_rows_from_before_a_column_have_its_default(store: Store, last: str, sequence: int) -> None:
     """A segment that an earlier version left on disk carries the columns of its time."""
-    old = CURRENT.names.index("id_origin") + 1
-    rows = [row[:old] for row in rows_of({"event_name": "e", "sequence": 5}, sent_at=1)]
+    old = CURRENT.names.index(last) + 1
+    rows = [row[:old] for row in rows_of({"event_name": "e", "sequence": 5, "user_id": "u"}, sent_at=1)]
     await store.insert(encoded(rows, Header(CURRENT.names[:old], CURRENT.types[:old])), "t")
-    query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp FROM events"
-    assert await store.query(query) == [(0, None, True)]
+    query = "SELECT sequence, clock_skew, corrected_timestamp = timestamp, user_id FROM events"
+    assert await store.query(query) == [(sequence, None, True, "")]
 
 
 async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
     odd = "\0 \t'\"\\ é 漢 🙂 {x:String} %s"
     rows = rows_of(
-        {"event_name": odd, "session_id": odd, "page_url": odd, "referrer": odd, "user_agent": odd},
+        {"event_name": odd, "session_id": odd, "page_url": odd, "referrer": odd, "user_agent": odd, "user_id": odd},
         {"event_name": "first", "timestamp": "1900-01-01T00:00:00Z", "category": "trading", "priority": "critical"},
         {"event_name": "last", "timestamp": "2299-12-31T23:59:59.999999Z", "sequence": SEQUENCE_MAX},
         {"event_name": "numbers", "properties": {"a": 0.1, "b": 2**63, "c": 10**30, "d": "x"}, "sequence": 1},
@@ -91,7 +92,7 @@ async def test_what_is_inserted_comes_back_exactly(store: Store) -> None:
     back = await store.query(
         "SELECT toString(event_id), event_name, category, priority, properties, toUnixTimestamp64Micro(timestamp),"
         " toUnixTimestamp64Milli(received_at), session_id, page_url, referrer, user_agent, client_id, source,"
-        " id_origin, sequence, clock_skew FROM events ORDER BY toString(event_id)"
+        " id_origin, sequence, clock_skew, user_id FROM events ORDER BY toString(event_id)"
     )
     assert back == sorted((str(uuid.UUID(bytes=row[0])), *row[1:]) for row in rows)
 

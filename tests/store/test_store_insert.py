@@ -196,7 +196,14 @@ async def test_converted_or_not_a_row_is_the_same(store: Store) -> None:
     odd = "\0 \t'\"\\ é 漢 🙂 {x:String} %s"
     rows = encoded(
         rows_of(
-            {"event_name": odd, "session_id": odd, "page_url": odd * 3000, "referrer": odd, "user_agent": odd},
+            {
+                "event_name": odd,
+                "session_id": odd,
+                "page_url": odd * 3000,
+                "referrer": odd,
+                "user_agent": odd,
+                "user_id": odd,
+            },
             {"event_name": "first", "timestamp": "1900-01-01T00:00:00Z", "category": "trading", "sequence": 2**32 - 1},
             {"event_name": "last", "timestamp": "2299-12-31T23:59:59.999999Z", "event_id": str(uuid.uuid4())},
             sent_at="2299-12-31T23:59:59.999999Z",

@@ -127,7 +127,17 @@ def assert_same_values(ours: ParsedEvent | ParsedBatch, theirs: Event | EventBat
             assert_same_values(our_event, their_event)
         return
     assert isinstance(theirs, Event)
-    plain = ("event_name", "category", "priority", "session_id", "page_url", "referrer", "user_agent", "sequence")
+    plain = (
+        "event_name",
+        "category",
+        "priority",
+        "session_id",
+        "page_url",
+        "referrer",
+        "user_agent",
+        "sequence",
+        "user_id",
+    )
     assert {name: getattr(ours, name) for name in plain} == {name: getattr(theirs, name) for name in plain}
     assert ours.timestamp == microseconds(theirs.timestamp)
     assert isinstance(ours.timestamp, int | None)
@@ -224,7 +234,7 @@ _VALID = {
     "priority": _json(st.sampled_from(get_args(Priority))),
     "properties": st.just("null") | _objects(st.lists(st.tuples(TEXT, VALUES), max_size=4)),
     "timestamp": st.just("null") | STORABLE_TIMES,
-    **dict.fromkeys(("session_id", "page_url", "referrer", "user_agent"), _json(st.none() | TEXT)),
+    **dict.fromkeys(("session_id", "page_url", "referrer", "user_agent", "user_id"), _json(st.none() | TEXT)),
     "sequence": st.just("null") | _json(st.integers(SEQUENCE_MIN, SEQUENCE_MAX)),
 }
 _FAULTY = dict.fromkeys(_VALID, VALUES) | {
