@@ -32,7 +32,7 @@ from tests.support.quarantine import MEND, Rig
 from tests.support.rows import encoded, insert, rows_of
 from tests.support.service import ANALYTICS, Service
 
-SEGMENTS = Path(__file__).with_name("segments")
+SEGMENTS = Path(__file__).parents[1] / "segments"
 FEW = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 #: Nested documents; of a key given twice ClickHouse reads the first and Python the last, so there is none.
 DOCUMENTS = st.dictionaries(st.sampled_from(["a", "b", "é", 'x"y', "\\"]) | TEXT, VALUES | NUMBERS, max_size=5).flatmap(
