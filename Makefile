@@ -10,6 +10,8 @@ CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 # The chart library of /dashboard: its files are in service/static/vendor, and a test compares them with its package.
 UPLOT_VERSION := 1.6.32
 UPLOT := .tools/uplot-$(UPLOT_VERSION)/package.json
+# The client for Node of which a test asks the SQL port.
+NODE_CLIENT := .tools/clickhouse-client-1.23.1/node_modules/.made
 TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
@@ -25,7 +27,7 @@ setup: .venv/.dev $(TRACKER)  ## make .venv with everything in it
 run: .venv/.embedded  ## serve, with ClickHouse embedded
 	$(BIN)/analytics serve
 
-test: setup $(CLICKHOUSE) $(UPLOT)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
+test: setup $(CLICKHOUSE) $(UPLOT) $(NODE_CLIENT)  ## run every test, three at a time; or one after the other those in ARGS='tests/test_x.py -k some'
 	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)
 
 chaos: setup $(CLICKHOUSE)  ## random faults under load, SECONDS=600 SEED=7
@@ -124,6 +126,12 @@ $(CLICKHOUSE):
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent @chdb/lib-linux-$(CLICKHOUSE_ARCH)-gnu@$(CLICKHOUSE_VERSION) >/dev/null
 	cd $(@D) && tar --extract --gzip --strip-components=1 --file chdb-lib-*.tgz && rm chdb-lib-*.tgz
+	@touch $@
+
+$(NODE_CLIENT):
+	@command -v npm >/dev/null || { echo "npm is needed to fetch @clickhouse/client: install nodejs and npm" >&2; exit 1; }
+	mkdir -p $(@D)/..
+	npm install --silent --prefix $(@D)/.. --ignore-scripts --no-audit --no-fund @clickhouse/client@1.23.1
 	@touch $@
 
 $(UPLOT):

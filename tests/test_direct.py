@@ -460,8 +460,8 @@ async def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     load = parts.context.load
     connect_ = partial(DirectConnection, runner.server, load, direct_way(parts.context))
     listener = Listener(runner.server, connect_, load, 10, 1.0)
-    listener.start(bound)
-    desk = Desk(parts, runner, sockets.port_of(bound))
+    listener.start(bound.events)
+    desk = Desk(parts, runner, bound.port)
     received = Connection.data_received
 
     def spy(self: Connection, data: bytes) -> None:

@@ -132,8 +132,8 @@ def _serve(options: argparse.Namespace) -> int:
         if count > 1:
             data.make_worker_folders(count)
 
-        def greet(port: int) -> None:
-            greeting.greet(settings, port, data.folder, target.shown, made if os.isatty(1) else {})
+        def greet(port: int, sql_port: int) -> None:
+            greeting.greet(settings, port, sql_port, data.folder, target.shown, made if os.isatty(1) else {})
 
         if count > 1:
             return workers.Supervisor(settings, data, known, target, greet).run()
@@ -147,7 +147,7 @@ def _serve_alone(
     data: DataDir,
     known: Mapping[bytes, tokens.AccessToken],
     target: Target,
-    greet: Callable[[int], None],
+    greet: Callable[[int, int], None],
 ) -> int:
     listening = sockets.bind(settings)
     gc.disable()  # a fifth of the time of loading what follows; the server enables it when it is ready
@@ -156,7 +156,7 @@ def _serve_alone(
 
     def tell(report: str) -> None:
         if report == "ready":
-            greet(sockets.port_of(listening))
+            greet(listening.port, listening.sql_port)
 
     return asyncio.run(server.run(settings, data, known, target, listening, tell))
 

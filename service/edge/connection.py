@@ -54,8 +54,8 @@ class Connection(web.RequestHandler):
         "ended",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, load: ConnectionLoad) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
+    def __init__(self, server: web.Server, load: ConnectionLoad, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS | options)
         self._load = load
         self._held = self._unfinished_bytes = 0
         self._idle_since, self._unfinished_since = time.monotonic(), 0.0

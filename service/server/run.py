@@ -6,8 +6,7 @@ import gc
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from aiohttp import web
@@ -16,12 +15,14 @@ from service.config import Settings, variable
 from service.edge import access_tokens as tokens
 from service.edge.fast_path import DirectConnection, direct_way
 from service.edge.listener import Listener, connections_limit, require_c_parser
-from service.edge.sockets import cannot_listen
+from service.edge.sockets import Sockets, cannot_listen, event_address
 from service.errors import StartError, StoreError
 from service.server.app import create_app
 from service.server.parts import Parts
+from service.server.sql import SqlServer
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
+from service.store.read_only import ReadOnly
 from service.store.store import Store
 from service.telemetry.load import ConnectionLoad
 from service.worker import ALONE, Worker
@@ -40,7 +41,7 @@ async def run(
     data: DataDir,
     known: Mapping[bytes, tokens.AccessToken],
     target: Target,
-    sockets: Sequence[socket.socket],
+    sockets: Sockets,
     tell: Callable[[str], None],
     worker: Worker = ALONE,
     parent: int = -1,
@@ -56,6 +57,7 @@ async def run(
         data.use_private_temporary_folder()
     store = Store(target, migrating=settings.migrate == "on")
     parts = Parts(settings, data, known, store, worker)
+    sql = SqlServer(parts.context, ReadOnly(target, settings, settings.sql_max_queries))
     runner = web.AppRunner(
         create_app(parts.context),
         handler_cancellation=False,  # a client that leaves must not abort a commit
@@ -72,9 +74,10 @@ async def run(
         shared = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
         listener = Listener(runner.server, connect, load, max_connections, settings.header_timeout, shared)
         try:
-            listener.start(sockets)
+            listener.start(sockets.events)
+            await sql.start(sockets.sql, data if worker.number == 0 else None)
         except OSError as error:
-            raise cannot_listen(settings, error) from None
+            raise cannot_listen(event_address(settings), error) from None
         gc.collect()
         gc.freeze()  # what is there now is there for good: collections need not look at it
         gc.enable()
@@ -85,11 +88,13 @@ async def run(
             data.sign()  # the parent, which is gone, can't be found and asked to stop
         tell("leaving")
         parts.announce_stop(stop.seconds)
+        await sql.close()
         await listener.close()
         await _wait_for_clients(load, min(LAST_ANSWERS_TIMEOUT, stop.seconds / 2))
     except StoreError as error:
         raise store_refused(error) from None
     finally:
+        await sql.close()
         await runner.cleanup()
         await parts.close()
     return 0
