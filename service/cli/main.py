@@ -12,6 +12,7 @@ from pathlib import Path
 from service import __version__
 from service.cli import banner as greeting
 from service.cli import quarantine as cli_quarantine
+from service.cli import query as cli_query
 from service.config import WORKERS_MAX, Settings, load, variable
 from service.edge import access_tokens as tokens
 from service.edge import sockets
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     revoke.add_argument("--name", required=True)
     revoke.set_defaults(run=_token_revoke)
 
+    cli_query.add(commands, _settings)
     cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
     return parser
 
