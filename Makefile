@@ -17,7 +17,7 @@ CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test chaos sweep model demo tracker vendor screenshots check format bench bench-latency bench-stats bench-ids \
-	bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
+	bench-start bench-outage bench-profile bench-insert bench-sql bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -87,6 +87,9 @@ bench-start: setup $(CLICKHOUSE)  ## from the start to the first answer
 
 bench-outage: setup $(CLICKHOUSE)  ## ClickHouse away for SECONDS=1200 of full load, a kill -9, and the way back
 	$(BIN)/python -m tests.bench.outage $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+bench-sql: setup $(CLICKHOUSE)  ## single events beside full scans by the SQL port
+	$(BIN)/python -m tests.bench.sql $(ARGS)
 
 bench-tracker: setup $(CLICKHOUSE)  ## what tracking costs a page
 	$(BIN)/python -m tests.bench.tracker $(ARGS)
