@@ -15,13 +15,15 @@ CLICKHOUSE_ARCH := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x64)
 # The chart library of /dashboard: its files are in service/static/vendor, and a test compares them with its package.
 UPLOT_VERSION := 1.6.32
 UPLOT := .tools/uplot-$(UPLOT_VERSION)/package.json
+# The client for Node of which a test asks the SQL port.
+NODE_CLIENT := .tools/clickhouse-client-1.23.1/node_modules/.made
 TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help machine setup lock release run test quick chaos sweep model demo tracker vendor screenshots check format bench \
-	bench-latency bench-stats bench-ids bench-start bench-outage bench-profile bench-insert bench-tracker dashboard clean
+	bench-latency bench-stats bench-ids bench-start bench-outage bench-profile bench-insert bench-sql bench-tracker dashboard clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,7 +47,7 @@ run: $(VENV)/.embedded  ## serve, with ClickHouse embedded
 
 test:  ## run every test, three at a time; or one after the other those in ARGS='tests/spool -k some'
 	@$(PYTHON) tests/machine.py $(if $(ARGS),build,test)
-	@$(MAKE) --no-print-directory $(VENV)/.dev $(TRACKER) $(CLICKHOUSE) $(UPLOT)
+	@$(MAKE) --no-print-directory $(VENV)/.dev $(TRACKER) $(CLICKHOUSE) $(UPLOT) $(NODE_CLIENT)
 	$(BIN)/pytest $(or $(ARGS),--numprocesses=3 --dist=worksteal --durations=15)
 
 quick: $(VENV)/.dev  ## the fast half of the tests, which needs nothing but Python: no server, no process of the service
@@ -109,6 +111,9 @@ bench-start: setup $(CLICKHOUSE)  ## from the start to the first answer
 bench-outage: setup $(CLICKHOUSE)  ## ClickHouse away for SECONDS=1200 of full load, a kill -9, and the way back
 	$(BIN)/python -m tests.bench.outage $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
+bench-sql: setup $(CLICKHOUSE)  ## single events beside full scans by the SQL port
+	$(BIN)/python -m tests.bench.sql $(ARGS)
+
 bench-tracker: setup $(CLICKHOUSE)  ## what tracking costs a page
 	$(BIN)/python -m tests.bench.tracker $(ARGS)
 
@@ -155,6 +160,12 @@ $(CLICKHOUSE):
 	mkdir -p $(@D)
 	cd $(@D) && npm pack --silent @chdb/lib-linux-$(CLICKHOUSE_ARCH)-gnu@$(CLICKHOUSE_VERSION) >/dev/null
 	cd $(@D) && tar --extract --gzip --strip-components=1 --file chdb-lib-*.tgz && rm chdb-lib-*.tgz
+	@touch $@
+
+$(NODE_CLIENT):
+	@echo "Fetching @clickhouse/client for the tests into .tools"
+	mkdir -p $(@D)/..
+	npm install --silent --prefix $(@D)/.. --ignore-scripts --no-audit --no-fund @clickhouse/client@1.23.1
 	@touch $@
 
 $(UPLOT):

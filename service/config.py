@@ -82,6 +82,31 @@ class Settings(BaseModel):
     read_tokens: SecretStr = _setting(
         SecretStr(""), "Tokens that may read statistics, separated by commas", "tokens separated by commas"
     )
+    sql_port: int | None = _setting(
+        None, "Port on which analysts ask SQL, by ClickHouse's HTTP protocol, read only; 0 takes a free one",
+        "a whole number from 0 to 65535", ge=0, le=65535,
+    )  # fmt: skip
+    sql_host: str = _setting(
+        "", "Address to answer SQL on; by default that of the events", "an address, for instance 127.0.0.1 or 0.0.0.0"
+    )
+    sql_user: str = _setting(
+        "", "User of the ClickHouse server with which queries of analysts run; by default that of the DSN", "a name"
+    )
+    sql_password: SecretStr = _setting(SecretStr(""), "Password of that user", "a password")
+    sql_max_seconds: float = _setting(
+        300.0, "Seconds that a query of an analyst may take, until its answer is read",
+        "a number of seconds, more than 0", gt=0, le=86_400,
+    )  # fmt: skip
+    sql_max_rows: int = _setting(
+        0, "Rows that the answer to such a query may have; 0 is no limit", "a whole number, 0 or more", ge=0
+    )
+    sql_max_memory: int = _setting(
+        2**30, "Bytes of memory that such a query may take", "a whole number of bytes, at least 16777216", ge=2**24
+    )
+    sql_max_queries: int = _setting(
+        4, "Such queries that run at a time in each process; more wait for their turn",
+        "a whole number from 1 to 100", ge=1, le=100,
+    )  # fmt: skip
     metrics_token: SecretStr = _setting(
         SecretStr(""), "Token that a scrape of /metrics must carry; without one, anyone may", "a token"
     )

@@ -18,6 +18,7 @@
     │       ├── Overloaded          too much is in flight already
     │       ├── Stopping            the service is shutting down
     │       └── StoreUnavailable    ClickHouse can't answer a query now
+    ├── SqlError                    a query of an analyst failed or is refused, in ClickHouse's words
     └── StoreError                  ClickHouse did not do what it was asked
         ├── Retryable               may pass: keep the batch, try it again with the same token
         │   ├── Misconfigured       needs a person: wrong password, missing table, no rights
@@ -170,6 +171,17 @@ class StoreUnavailable(Unavailable):
     """ClickHouse can't answer a query now."""
 
     detail = "ClickHouse can't answer now"
+
+
+class SqlError(AnalyticsError):
+    """A query of an analyst failed, or is refused. The message is public and has the form of ClickHouse's own."""
+
+    def __init__(self, code: int, message: str, name: str = "") -> None:
+        self.code = code
+        if not message.startswith("Code: "):
+            message = f"Code: {code}. DB::Exception: {message}."
+            message += f" ({name})" if name else ""
+        super().__init__(message)
 
 
 class StoreError(AnalyticsError):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from service.cli.parsers import GROUP, add_command
 from service.config import Settings
 from service.errors import StartError, StoreError
 from service.spool.data_dir import DataDir
@@ -27,9 +28,21 @@ def add(commands: Any, settings: Callable[[], Settings]) -> None:
     def run(function: Callable[["Store", argparse.Namespace], Awaitable[None]]) -> Callable[[argparse.Namespace], None]:
         return lambda options: asyncio.run(_with_store(settings(), lambda store: function(store, options)))
 
-    parser = commands.add_parser("columns", help="columns of the table that ClickHouse fills from properties")
-    actions = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    adding = actions.add_parser("add", help="add one; each insert fills it, and rows from before are read by it too")
+    parser = add_command(
+        commands,
+        "columns",
+        "columns of the table that ClickHouse fills from properties",
+        "Columns of the table that ClickHouse fills from properties with every insert.",
+        "analytics columns list",
+    )
+    actions = parser.add_subparsers(**GROUP)
+    adding = add_command(
+        actions,
+        "add",
+        "add one; each insert fills it, and rows from before are read by it too",
+        "Add a column. Each insert fills it; of rows from before, it is read from their properties until it is filled.",
+        "analytics columns add symbol 'LowCardinality(String)' --fill",
+    )
     adding.add_argument("name", help="of the column, and of the property unless --path names another")
     adding.add_argument("type", help=columns.TYPES_HELP.replace("%", "%%"))
     adding.add_argument("--path", help="of the property: symbol, order.price, $.order.price or $['a key with.dots']")
@@ -37,8 +50,12 @@ def add(commands: Any, settings: Callable[[], Settings]) -> None:
         "--fill", action="store_true", help="write it down for rows from before, so that it is fast there"
     )
     adding.set_defaults(run=run(_add))
-    listing = actions.add_parser(
-        "list", help="name, type, path, share of rows that have it written down, bytes on disk"
+    listing = add_command(
+        actions,
+        "list",
+        "name, type, path, share of rows that have it written down, bytes on disk",
+        "A line for each column: name, type, path, share of rows that have it written down, bytes on disk.",
+        "analytics columns list --json",
     )
     listing.add_argument("--json", action="store_true", help="as JSON lines")
     listing.set_defaults(run=run(_list))
@@ -46,7 +63,7 @@ def add(commands: Any, settings: Callable[[], Settings]) -> None:
         ("fill", _fill, "write one down for rows from before it"),
         ("drop", _drop, "drop one; the properties stay as they are"),
     ):
-        action = actions.add_parser(name, help=text)
+        action = add_command(actions, name, text, f"{text.capitalize()}.", f"analytics columns {name} symbol")
         action.add_argument("name", help="as `list` shows it")
         action.set_defaults(run=run(function))
 

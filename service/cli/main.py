@@ -12,6 +12,7 @@ from service import __version__
 from service.cli import banner as greeting
 from service.cli import columns as cli_columns
 from service.cli import quarantine as cli_quarantine
+from service.cli import query as cli_query
 from service.cli import token
 from service.cli.parsers import GROUP, add_command
 from service.config import PORT_MAX, WORKERS_MAX, Settings, load, variable
@@ -96,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     version.set_defaults(run=lambda _: print(__version__))
 
     token.add(commands, _settings)
+    cli_query.add(commands, _settings)
     cli_quarantine.add(commands, lambda: _settings().data_dir.absolute())
     cli_columns.add(commands, _settings)
     return parser
@@ -148,10 +150,11 @@ def _serve(options: argparse.Namespace) -> int:
         if count > 1:
             data.make_worker_folders(count)
 
-        def greet(port: int) -> None:
+        def greet(port: int, sql_port: int) -> None:
             if first:
                 token.hand_over(first, settings, data)
-            greeting.greet(settings, port, data.folder, target.shown, first if os.isatty(1) else {})
+            made = first if os.isatty(1) else {}
+            greeting.greet(settings, port, sql_port, data=data.folder, store=target.shown, made=made)
 
         if count > 1:
             return workers.Supervisor(settings, data, known, target, greet).run()
@@ -165,7 +168,7 @@ def _serve_alone(
     data: DataDir,
     known: Mapping[bytes, tokens.AccessToken],
     target: Target,
-    greet: Callable[[int], None],
+    greet: Callable[[int, int], None],
 ) -> int:
     listening = sockets.bind(settings)
     gc.disable()  # a fifth of the time of loading what follows; the server enables it when it is ready
@@ -174,7 +177,7 @@ def _serve_alone(
 
     def tell(report: str) -> None:
         if report == "ready":
-            greet(sockets.port_of(listening))
+            greet(listening.port, listening.sql_port)
 
     return asyncio.run(server.run(settings, data, known, target, listening, tell))
 

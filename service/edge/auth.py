@@ -1,5 +1,7 @@
 """Who is asking: the bearer token, before anything else of a request is looked at."""
 
+import base64
+import binascii
 from collections.abc import Iterable, Mapping
 
 from aiohttp import web
@@ -53,6 +55,26 @@ def name_of(request: web.Request) -> str | None:
         return None
     token = request.app[CONTEXT].tokens.get(digest(credentials.strip()))
     return token.name if token else None
+
+
+def password_of(request: web.Request) -> str:
+    """The access token of a client that speaks to ClickHouse, wherever it puts its password; empty if there is none."""
+    headers = request.headers
+    if "X-ClickHouse-Key" in headers:
+        given = headers["X-ClickHouse-Key"]
+    elif "Authorization" in headers:
+        scheme, _, credentials = headers["Authorization"].partition(" ")
+        given = _basic(credentials) if scheme.lower() == "basic" else credentials.strip()
+    else:
+        given = request.query.get("password", "")
+    return given if len(given) <= HEADER_MAX_LENGTH else ""
+
+
+def _basic(credentials: str) -> str:
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def check_origin(token: AccessToken, origins: Iterable[str]) -> None:

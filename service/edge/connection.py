@@ -58,8 +58,8 @@ class Connection(Handler):
         "_to_aiohttp", "_unfinished_bytes", "_unfinished_since", "_wire", "ended",
     )  # fmt: skip
 
-    def __init__(self, server: web.Server, load: ConnectionLoad) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS)
+    def __init__(self, server: web.Server, load: ConnectionLoad, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **OPTIONS | options)
         self._load = load
         self._held = self._unfinished_bytes = 0
         self._idle_since, self._unfinished_since = time.monotonic(), 0.0

@@ -10,7 +10,7 @@ from service.edge.connection import Connection
 from service.edge.context import Context
 from service.edge.internals import require_c_parser
 from service.edge.listener import Listener, connection_factory, connections_limit
-from service.edge.sockets import cannot_listen
+from service.edge.sockets import cannot_listen, event_address
 from service.part import Part, Tasks
 from service.server.app import create_app
 from service.worker import ALONE, Worker
@@ -57,7 +57,7 @@ class HttpServer(Part):
         try:
             self._listener.start(tasks)
         except OSError as error:
-            raise cannot_listen(context.settings, error) from None
+            raise cannot_listen(event_address(context.settings), error) from None
 
     async def drain(self, seconds: float) -> None:
         """Listen no more, and give those who are sending a last answer."""

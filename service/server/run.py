@@ -6,17 +6,19 @@ import gc
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from service.config import Settings, variable
 from service.edge import access_tokens as tokens
+from service.edge.sockets import Sockets
 from service.errors import FAILED, StartError, StoreError
 from service.server.http import HttpServer
 from service.server.lifecycle import Lifecycle
 from service.server.parts import Parts
+from service.server.sql import SqlServer
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
+from service.store.read_only import ReadOnly
 from service.store.store import Store
 from service.worker import ALONE, Worker
 
@@ -32,7 +34,7 @@ async def run(
     data: DataDir,
     known: Mapping[bytes, tokens.AccessToken],
     target: Target,
-    sockets: Sequence[socket.socket],
+    sockets: Sockets,
     tell: Callable[[str], None],
     worker: Worker = ALONE,
     parent: int = -1,
@@ -46,10 +48,16 @@ async def run(
         data.use_private_temporary_folder()
     store = Store(target, migrating=settings.migrate == "on")
     parts = Parts(settings, data, known, store, worker)
-    server = HttpServer(parts.context, sockets, worker)
+    server = HttpServer(parts.context, sockets.events, worker)
+    sql = SqlServer(
+        parts.context,
+        ReadOnly(target, settings, settings.sql_max_queries),
+        sockets.sql,
+        data if worker.number == 0 else None,
+    )
     stop = Stop(settings.shutdown_timeout)
     stop.watch(parent)
-    life = Lifecycle([*parts.in_order(), server], stop.on_failure)
+    life = Lifecycle([*parts.in_order(), server, sql], stop.on_failure)
     try:
         parts.recover()
         await life.start()

@@ -61,7 +61,7 @@ class _Child:
     """A worker as its parent knows it."""
 
     number: int
-    listening: list[socket.socket]
+    listening: sockets.Sockets | None
     pid: int = 0  # 0 while there is no process
     ready: bool = False
     started: float = 0.0
@@ -85,7 +85,7 @@ class Supervisor:
     data: DataDir
     known: Mapping[bytes, AccessToken]
     target: Target
-    greet: Callable[[int], None]
+    greet: Callable[[int, int], None]
     failure: str | None = None
     _children: list[_Child] = field(default_factory=list)
     _greeted: bool = False
@@ -98,7 +98,8 @@ class Supervisor:
         names = [SPOOL_BYTES, CONNECTIONS, WAITING, *(taken_with(token.name) for token in self.known.values())]
         self._board = Board(count, names, last_note(self.data.in_flight))
         self._children = [_Child(number, one) for number, one in enumerate(sockets.bind_shared(self.settings, count))]
-        self._port = sockets.port_of(self._children[0].listening)
+        assert self._children[0].listening  # noqa: S101  # bound just now
+        self._ports = self._children[0].listening.port, self._children[0].listening.sql_port
         self._life, self._life_held = os.pipe()
         self._reports, self._reports_to = os.pipe()
         self._wakeup, wakeup_to = socket.socketpair()
@@ -130,7 +131,7 @@ class Supervisor:
         for child in self._children:
             if self._stop_by is None and not child.pid and child.start_at <= now:
                 try:
-                    child.listening = child.listening or sockets.bind_one_shared(self.settings, self._port)
+                    child.listening = child.listening or sockets.bind_one_shared(self.settings, *self._ports)
                 except StartError as error:
                     _log.error("worker %d can't be started: %s", child.number, error)
                     child.start_at = now + BACKOFF_MAX
@@ -158,7 +159,8 @@ class Supervisor:
             os.close(self._life_held)  # of which the parent alone may have a copy
             for other in self._children:
                 if other is not child:
-                    sockets.close(other.listening)
+                    self._close(other)
+            assert child.listening  # noqa: S101  # bound before each fork
             worker = Worker(child.number, len(self._children), self._board)
             logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
             gc.disable()  # the server enables it when it is ready
@@ -221,7 +223,7 @@ class Supervisor:
 
     def _greet(self) -> None:
         try:
-            self.greet(self._port)
+            self.greet(*self._ports)
         except StartError as error:
             self.failure = str(error)
             self._stop()
@@ -247,8 +249,9 @@ class Supervisor:
                     self._close(child)  # its siblings take what would wait for it
 
     def _close(self, child: _Child) -> None:
-        sockets.close(child.listening)
-        child.listening = []
+        if child.listening:
+            child.listening.close()
+        child.listening = None
 
     # -- stopping -----------------------------------------------------------------------------
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from service.errors import StartError
 
+#: In the data folder, where a running service answers SQL to those who may read the folder.
+SQL_SOCKET = "sql.sock"
+
 
 def worker_folder(data: Path, number: int) -> Path:
     """The folder of a worker, with its spool and its count: of worker 0, usually the only one, the data folder."""

@@ -41,9 +41,9 @@ class Desk:
     def listen(self, connect: Callable[[], Connection], header_timeout: float = 1.0) -> int:
         """Listen on a port, which is returned; ``connect`` makes the connections."""
         bound = sockets.bind(self._settings)
-        self._listeners.append(Listener(bound, self.server, connect, self.load, 100, header_timeout))
+        self._listeners.append(Listener(bound.events, self.server, connect, self.load, 100, header_timeout))
         self._listeners[-1].start(asyncio)
-        return sockets.port_of(bound)
+        return bound.port
 
     async def close(self) -> None:
         """Stop listening; the parts are closed by ``open_desk``."""
