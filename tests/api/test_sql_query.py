@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from tests.support.checks import wait_for_health
 from tests.support.clickhouse import USERS, ClickHouseServer
 from tests.support.service import ANALYTICS, Service
 from tests.support.sql import Door
@@ -117,6 +118,7 @@ def test_a_dsn_is_asked_past_the_service(make_service: Make, server_dsn: str, tm
 def test_several_workers_share_the_port(make_service: Make, server_dsn: str) -> None:
     service = make_service(server_dsn, ANALYTICS_WORKERS=2, ANALYTICS_SQL_PORT=0).start()
     door = Door(service, "", "")
+    wait_for_health(service, "ok")
     assert {door.value("SELECT 1") for _ in range(20)} == {"1"}
     assert run(service, "SELECT 2").stdout == "2\n"
     assert service.stop() == 0

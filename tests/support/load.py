@@ -66,9 +66,12 @@ class Load:
                 outcome, began = self.unknown, time.monotonic()
                 connection.request("POST", BATCH, body, {"Authorization": f"Bearer {WRITE}"})
                 answer = connection.getresponse()
-                answer.read()
+                said = answer.read()
                 self.answers.append((answer.status, answer.headers["Retry-After"], time.monotonic() - began))
-                outcome = self.acknowledged if answer.status == 200 else self.refused
+                if answer.status == 200:
+                    outcome = self.acknowledged
+                elif b"not known" not in said:  # as a service says that dies in the middle of a write
+                    outcome = self.refused
             except (OSError, http.client.HTTPException):  # refused or cut off
                 if connection:
                     connection.close()
