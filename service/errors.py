@@ -25,7 +25,7 @@
         │   └── InFlight            an INSERT that nobody heard of may still come into the table
         └── Rejected                these rows will never fit
 
-A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` is answered with 422 and the
+A body that is not valid is no error of this tree: ``schemas.validation_errors.Invalid`` is answered with 422 and the
 contract's list of faults. A test compares this tree with docs/errors.md.
 """
 

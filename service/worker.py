@@ -8,7 +8,7 @@ from dataclasses import dataclass
 NOTE_BYTES = 64
 
 
-class Board:
+class SharedCounters:
     """Whole numbers that each worker tells the others, in memory that all of them share.
 
     Made before the workers, which inherit it. Each number has one writer, so nothing needs a lock; what a worker
@@ -44,14 +44,14 @@ class Worker:
 
     number: int = 0
     count: int = 1
-    board: Board | None = None
+    counters: SharedCounters | None = None
 
-    def tell(self, name: str, number: int) -> int:
+    def publish(self, name: str, number: int) -> int:
         """Tell the others a number of ours; the sum of theirs."""
-        if self.board is None:
+        if self.counters is None:
             return 0
-        self.board.put(name, self.number, number)
-        return self.board.of_others(name, self.number)
+        self.counters.put(name, self.number, number)
+        return self.counters.of_others(name, self.number)
 
 
 ALONE = Worker()

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from schemas.refusals import Invalid
 from schemas.statements import statement
 from schemas.times import iso
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import body_response, json_body

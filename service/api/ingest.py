@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from schemas.parse import parse_batch_leniently, parse_event
-from schemas.refusals import Invalid
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize, authorize_by_address
 from service.edge.body import read_body
 from service.edge.context import CONTEXT

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
-from schemas.refusals import Invalid
 from schemas.statements import statement
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import json_response

@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion10, HttpVersion11
 from aiohttp.typedefs import Handler
 
-from schemas.refusals import Invalid
+from schemas.validation_errors import Invalid
 from service.edge.auth import name_of
 from service.edge.context import CONTEXT
 from service.edge.responses import REQUEST_ID, error_response, json_response, request_id_of

@@ -2,7 +2,7 @@
 
 The rows of which clients made ids are a batch of their own: see ``flusher``. The rows of a segment are counted in this
 order: those without such ids first, each kind in the order of the file. A range of them names its INSERT:
-``<segment's token>-<start>-<stop>``, or the segment's token alone if it is all of them. The same range gives the same
+``<segment's name>-<start>-<stop>``, or the segment's name alone if it is all of them. The same range gives the same
 rows and the same token, in this process and in any that comes after it.
 """
 
@@ -64,7 +64,7 @@ class Batch:
     def token(self, start: int, stop: int) -> str:
         """The deduplication token of the INSERT of a range of its rows."""
         whole = self.rows == self.segment.rows and (start, stop) == (0, self.read)
-        return self.segment.token if whole else f"{self.segment.token}-{start}-{stop}"
+        return self.segment.name if whole else f"{self.segment.name}-{start}-{stop}"
 
     def range_of(self, token: str) -> Range:
         """The range of an INSERT of this segment."""
@@ -103,7 +103,7 @@ def find_batch(data: Path, token: str) -> tuple[Batch, int, Rows] | None:
         return None
     for number in worker_folders(data):
         spool = Spool(spool_of(data, number), data / "quarantine", b"")
-        if segment := spool.find(match["token"]):
+        if segment := spool.find(match["name"]):
             batch = Batch(segment, with_ids=True)
             rows = read_batch(batch, spool)
             batch.read = len(rows)

@@ -36,13 +36,13 @@ class DedupLock:
     def __init__(self, path: Path, worker: Worker) -> None:
         self._worker = worker
         self._path = path
-        self._memory = worker.board.note if worker.board else memoryview(bytearray(last_note(path)))
+        self._memory = worker.counters.note if worker.counters else memoryview(bytearray(last_note(path)))
         try:
             self._lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._fd = self._open()
         except OSError as error:
             raise StartError(f"{path} can't be opened ({error.strerror or error}): mend the disk") from None
-        worker.tell(WAITING, 0)
+        worker.publish(WAITING, 0)
 
     @property
     def in_flight(self) -> str:
@@ -77,13 +77,13 @@ class DedupLock:
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Have the lock. It is let go of in any case; what is in flight stays noted until it is answered."""
-        if self._worker.tell(WAITING, 1):
+        if self._worker.publish(WAITING, 1):
             await asyncio.sleep(2 * LOOK_EVERY)  # if we had it last, they take it now
         try:
             while not self._take():  # noqa: ASYNC110  # the lock of other processes has no event
                 await asyncio.sleep(LOOK_EVERY)
         finally:
-            self._worker.tell(WAITING, 0)
+            self._worker.publish(WAITING, 0)
         try:
             yield
         finally:

@@ -148,7 +148,7 @@ class Flusher(Part):
         self._in_memory += parts is not None
         self.memory_only_bytes += segment.size * keep
         batches = batches_of(segment, parts, sent=found)
-        self._pending[segment.token] = _Pending(segment, batches, parts is not None, accepted_at, keep)
+        self._pending[segment.name] = _Pending(segment, batches, parts is not None, accepted_at, keep)
         self.pending_rows += segment.rows
         self._empty.clear()
         for batch in batches:
@@ -206,7 +206,7 @@ class Flusher(Part):
 
     async def _bring(self, batch: Batch) -> None:
         """Try to bring a batch to where it belongs; the last one of a segment confirms it. Raises Retryable."""
-        pending = self._pending[batch.segment.token]
+        pending = self._pending[batch.segment.name]
         pending.begun_at = pending.begun_at or time.monotonic()
         if batch.todo != []:
             rows = Rows(CURRENT, batch.parts) if batch.parts is not None else await self._on_thread(self._load, batch)
@@ -218,14 +218,14 @@ class Flusher(Part):
         segment, batches = pending.segment, pending.batches
         names = "read", "quarantined", "repeats"
         read, quarantined, repeats = (sum(getattr(batch, name) for batch in batches) for name in names)
-        await self._on_thread(self.totals.add, segment.token, read - quarantined, datetime.now(UTC))
-        del self._pending[segment.token]
+        await self._on_thread(self.totals.add, segment.name, read - quarantined, datetime.now(UTC))
+        del self._pending[segment.name]
         self._in_memory -= pending.in_memory
         self.memory_only_bytes -= segment.size * pending.memory_only
         self.pending_rows -= segment.rows
         now = time.monotonic()
         seconds = now - pending.begun_at
-        self._metrics.batch_settled(
+        self._metrics.batch_confirmed(
             flushed=read - quarantined - repeats,
             duplicate=repeats,
             quarantined=quarantined,
@@ -234,7 +234,7 @@ class Flusher(Part):
             visible_after=now - pending.accepted_at,
         )
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
-        _log.debug("flushed %d rows in %.3f s, token %s", read - quarantined, seconds, segment.token)
+        _log.debug("flushed %d rows in %.3f s, segment %s", read - quarantined, seconds, segment.name)
         await self._delete(segment)
         if not self._pending:
             self._empty.set()

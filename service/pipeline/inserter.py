@@ -49,7 +49,7 @@ class InsertStore(KnownIds, FillerStore, Protocol):
     async def is_running(self, token: str) -> bool:
         """Whether ClickHouse may be at an INSERT with this token; True if that can't be told."""
 
-    async def remember_ids(self, token: str, since: int, until: int) -> None:
+    async def remember_ids(self, segment: str, since: int, until: int) -> None:
         """See to it that the ids of the rows of an INSERT are among the known ones."""
 
 
@@ -97,16 +97,16 @@ class Inserter:
         if not batch.todo:  # at once: of two batches of a segment only the last one may find that all is done
             return
         stored = await self._ask(batch, rows) if batch.sent else {}
-        quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.token) if batch.sent else set()
+        quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.name) if batch.sent else set()
         work = [(start, rows.slice(start - batch.start, stop - batch.start)) for start, stop in batch.todo]
         try:
             while work:
                 start, part = work[-1]
-                work[-1:] = await self._settle(batch, start, part, stored, quarantined)
+                work[-1:] = await self._insert_range(batch, start, part, stored, quarantined)
         finally:
             batch.todo = [(start, start + len(part)) for start, part in work]
 
-    async def _settle(
+    async def _insert_range(
         self, batch: Batch, start: int, rows: Rows, stored: Stored, quarantined: set[int]
     ) -> list[tuple[int, Rows]]:
         """Bring a range to where it belongs, or return what it is cut into, the first part last."""
@@ -125,10 +125,10 @@ class Inserter:
                 reason = "an earlier try may still store these rows"
                 raise Retryable(f"{error}; {reason}", error.code, public=error.public) from None
             if len(rows) == 1:
-                await self._on_thread(self._quarantine.put, batch.segment.token, start, rows, error)
+                await self._on_thread(self._quarantine.put, batch.segment.name, start, rows, error)
                 batch.quarantined += 1
                 return []
-            _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, batch.segment.token, error)
+            _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, batch.segment.name, error)
             batch.cut.add((start, stop))
             return await self._halves(start, rows)
         return []
@@ -148,7 +148,7 @@ class Inserter:
             await self._send(batch, token, rows)
             return 0
         async with self._lock.held():
-            await self._settle_in_flight(token)
+            await self._resolve_in_flight(token)
             if self._lock.in_flight and not batch.running_until:  # a try of an earlier process
                 batch.running_until = time.monotonic() + RUNS_AT_MOST
             fresh = await self._repeats.without(rows)
@@ -171,7 +171,7 @@ class Inserter:
         if not there:
             return rows, 0
         if batch.with_ids and (span := await self._on_thread(rows.span)):  # the view that does it may have failed
-            await self._store.remember_ids(batch.segment.token, *span)
+            await self._store.remember_ids(batch.segment.name, *span)
             batch.ids_missed = False
         counted = sum(sum(months.values()) for months in there)
         if counted >= len(rows):
@@ -188,7 +188,7 @@ class Inserter:
                 batch.ids_missed = batch.with_ids
                 await self._store.insert(rows, token, past_views=True)
                 if batch.with_ids and (span := await self._on_thread(rows.span)):
-                    await self._store.remember_ids(batch.segment.token, *span)
+                    await self._store.remember_ids(batch.segment.name, *span)
                 batch.ids_missed = False
                 await self.view_filler.add(rows, token, sent_at, error)
         except Retryable as error:
@@ -196,7 +196,7 @@ class Inserter:
                 batch.running_until = time.monotonic() + RUNS_AT_MOST
             raise
 
-    async def _settle_in_flight(self, token: str) -> None:
+    async def _resolve_in_flight(self, token: str) -> None:
         """End what an INSERT left open whose answer nobody heard, perhaps that of a worker which is gone.
 
         It is sent again: then it is stored, or dropped by its token if it comes after us. Raises InFlight.
@@ -236,7 +236,7 @@ class Inserter:
         if not span:
             return {}
         stored: Stored = {}
-        for token, month, count in await self._store.stored(batch.segment.token, *span):
+        for token, month, count in await self._store.stored(batch.segment.name, *span):
             stored.setdefault(batch.range_of(token), {})[month] = count
         return stored
 

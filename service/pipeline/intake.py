@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
 from schemas.payload import EncodedRows
-from schemas.refusals import ErrorItem
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from schemas.times import iso
+from schemas.validation_errors import ErrorItem
 from service.errors import Shed, SpoolFailed, Unavailable
 from service.part import Part
 from service.pipeline.rate_limit import RateLimit
@@ -130,11 +130,11 @@ class Intake(Part):
     def put(self, source: str, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
         """As ``BatchWriter.put``."""
         if self.rate_limit:
-            done = partial(self._settled, source, len(rows), done)
+            done = partial(self._on_done, source, len(rows), done)
         self.writer.put(rows, size, done)
         self._charge(source, len(rows))
 
-    def _settled(
+    def _on_done(
         self, source: str, events: int, done: Callable[[SpoolFailed | None], object], error: SpoolFailed | None
     ) -> None:
         if error:

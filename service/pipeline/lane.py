@@ -62,10 +62,10 @@ class Lane:
             except Retryable as error:
                 await self._failed(batch, error, began)
             except OSError as error:  # of the disk: the batch stays there and must not stop the others
-                _log.error("batch %s is tried again later: %s", batch.segment.token, error)
+                _log.error("batch %s is tried again later: %s", batch.segment.name, error)
                 self._step_aside(batch, BACKOFF_MAX, began)
             except Exception:  # noqa: BLE001 - a bug: neither must that
-                _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
+                _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.name)
                 self._step_aside(batch, BACKOFF_MAX, began)
             else:
                 self._queue.remove(batch)
@@ -106,7 +106,7 @@ class Lane:
             if isinstance(error, InFlight) or batch.tries < TRIES_AT_HEAD or not await self._is_its_own(error):
                 await asyncio.sleep(pause)
                 return
-            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.token, batch.tries, error)
+            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.name, batch.tries, error)
         aside = sum(1 for one in self._queue if one.due)
         if aside >= ASIDE_MAX:
             await asyncio.sleep(pause)

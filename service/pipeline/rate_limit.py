@@ -31,8 +31,10 @@ class RateLimit:
         self._clock = clock
         self._worker = worker
         self._began = clock()
-        board = worker.board
-        self._taken_before = {name: board.of_others(name, worker.number) for name in board.names} if board else {}
+        counters = worker.counters
+        self._taken_before = (
+            {name: counters.of_others(name, worker.number) for name in counters.names} if counters else {}
+        )
         self._buckets: dict[str, _Bucket] = {}  # by the token's name
 
     def check(self, name: str) -> None:
@@ -45,13 +47,13 @@ class RateLimit:
         """Count the events of a request that was let in; a negative number is of those that were not kept after all."""
         bucket = self._bucket(name)
         self._buckets[name] = bucket._replace(content=bucket.content - events)
-        if board := self._worker.board:
+        if counters := self._worker.counters:
             key, number = taken_with(name), self._worker.number
-            board.put(key, number, board.get(key, number) + events)
+            counters.put(key, number, counters.get(key, number) + events)
 
     def _bucket(self, name: str) -> _Bucket:
-        now, board, key = self._clock(), self._worker.board, taken_with(name)
-        elsewhere = board.of_others(key, self._worker.number) if board else 0
+        now, counters, key = self._clock(), self._worker.counters, taken_with(name)
+        elsewhere = counters.of_others(key, self._worker.number) if counters else 0
         full = _Bucket(self._most, self._began, self._taken_before.get(key, 0))
         content, at, before = self._buckets.get(name, full)
         # Not more than full: after what others took, since nobody knows when they did.

@@ -22,12 +22,12 @@ def recover(spool: Spool, flusher: Flusher, *, first: bool = True) -> None:
         _log.warning("the quarantine holds %d events and %d damaged files, %d bytes", *quarantine.size)
     try:
         waiting = quarantine.waiting()
-        segments = [segment for segment in spool.recover() if segment.token not in waiting]
+        segments = [segment for segment in spool.recover() if segment.name not in waiting]
     except OSError as error:
         raise StartError(f"the spool {spool.folder} can't be read ({error.strerror or error}): mend the disk") from None
     for segment in segments:
         flusher.submit(segment, None)
     if segments:
         _log.info("%d events of earlier runs are in the spool, to be inserted", flusher.pending_rows)
-    for stranger in spool.strangers:
-        _log.warning("%s in the spool is none of our files: left alone", stranger)
+    for name in spool.unknown_files:
+        _log.warning("%s in the spool is none of our files: left alone", name)

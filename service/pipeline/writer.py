@@ -125,16 +125,16 @@ class BatchWriter(Part):
     def put(self, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
         """As ``add``, for those who don't wait: ``done`` is called with None, or why they are not kept."""
         size += ROW_OVERHEAD_BYTES * len(rows)
-        if refusal := self._refusal(size):
-            raise refusal
+        if unavailable := self._unavailable(size):
+            raise unavailable
         self._waiting.append(_Waiter(rows, size, done))
         self._waiting_bytes += size
         self._wake.set()
 
     def unavailable_reason(self) -> str | None:
         """Why an event of the usual priority sent now would not be kept; None if it would be."""
-        if refusal := self._refusal(ROOM_MIN_BYTES):
-            return str(refusal.detail)
+        if unavailable := self._unavailable(ROOM_MIN_BYTES):
+            return str(unavailable.detail)
         if DEFAULT_PRIORITY in self.shed_priorities():
             return SpoolFull.detail
         return None if self._status.ok else self._status.reason
@@ -151,7 +151,7 @@ class BatchWriter(Part):
         room = _SHED_FROM * self.limits.spool_max_bytes
         return self._flusher.seconds_to_free(max(0, int(self._spool.filled + self._waiting_bytes - room)))
 
-    def _refusal(self, size: int) -> SpoolFull | SpoolFailed | Stopping | None:
+    def _unavailable(self, size: int) -> SpoolFull | SpoolFailed | Stopping | None:
         if self._stopping:
             return Stopping()
         if self._flusher.memory_only_bytes > MEMORY_ONLY_MAX_BYTES:
@@ -200,22 +200,22 @@ class BatchWriter(Part):
         finally:  # whatever ended it, nobody waits for ever
             self._stopping = True
             waiting, self._waiting = self._waiting, []
-            self._tell(waiting, SpoolFailed())
+            self._answer(waiting, SpoolFailed())
 
     async def _turn(self) -> None:
         group, loop = self._take_group(), asyncio.get_running_loop()
         started = loop.time()
         seal = self._due or (self._stopping and not self._waiting)
-        refusal: SpoolFailed | None = SpoolFailed(_UNKNOWN)
+        error: SpoolFailed | None = SpoolFailed(_UNKNOWN)
         try:
             outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
             if not outcome.error:
-                refusal = None
+                error = None
             elif not outcome.bug:  # the file was cut to what it held before
-                refusal = SpoolFailed()
+                error = SpoolFailed()
             self._book(group, outcome.error, started)
         finally:  # also if a bug ends the writer here
-            self._tell(group, refusal)
+            self._answer(group, error)
         if outcome.bug:
             raise outcome.bug
         self._hand_over(outcome, started)
@@ -282,7 +282,7 @@ class BatchWriter(Part):
         elif not self._open:
             self._due = False
 
-    def _tell(self, group: list[_Waiter], error: SpoolFailed | None) -> None:
+    def _answer(self, group: list[_Waiter], error: SpoolFailed | None) -> None:
         for waiter in group:
             self._waiting_bytes -= waiter.size
             try:

@@ -114,7 +114,7 @@ class Monitor(Part):
     async def _share_cap(self) -> None:
         """The cap is one for the spools of all workers."""
         while True:
-            self._spool.elsewhere = self._worker.tell(SPOOL_BYTES, self._spool.size)
+            self._spool.elsewhere = self._worker.publish(SPOOL_BYTES, self._spool.size)
             await asyncio.sleep(SHARE_INTERVAL)
 
     async def _watch_quarantine(self) -> None:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 
 from service.config import Settings, variable
-from service.edge import access_tokens as tokens
+from service.edge.access_tokens import AccessToken
 from service.errors import FAILED, StartError, StoreError
 from service.server.http import HttpServer
 from service.server.lifecycle import Lifecycle
@@ -30,16 +30,16 @@ FAILED_TIMEOUT, FAILED_MAX = 1.0, 10
 async def run(
     settings: Settings,
     data: DataDir,
-    known: Mapping[bytes, tokens.AccessToken],
+    known: Mapping[bytes, AccessToken],
     target: Target,
     sockets: Sequence[socket.socket],
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     worker: Worker = ALONE,
     parent: int = -1,
 ) -> int:
     """Take events on a locked data folder until stopped; the exit code, FAILED if a part has failed. Raises StartError.
 
-    ``tell`` gets "ready" when events are taken, and "leaving" when they soon are no more. ``parent`` is a descriptor
+    ``report`` gets "ready" when events are taken, and "leaving" when they soon are no more. ``parent`` is a descriptor
     that can be read when the parent is gone.
     """
     if target.embedded:
@@ -56,13 +56,13 @@ async def run(
         gc.collect()
         gc.freeze()  # what is there now is there for good: collections need not look at it
         gc.enable()
-        tell("ready")
+        report("ready")
         await stop.begins()
         parts.context.leaving.set()  # readiness is off, while requests under way are still answered
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
         if stop.orphaned:
             data.sign()  # the parent, which is gone, can't be found and asked to stop
-        tell("leaving")
+        report("leaving")
     except StoreError as error:
         raise store_refused(error) from None
     finally:

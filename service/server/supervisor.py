@@ -34,7 +34,7 @@ from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.telemetry import logs
-from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
+from service.worker import CONNECTIONS, SPOOL_BYTES, SharedCounters, Worker, taken_with
 
 #: Seconds after which a worker that dies is not thought to die again and again.
 STEADY_AFTER = 5.0
@@ -96,7 +96,7 @@ class Supervisor:
         """Serve until stopped; the exit code. Raises StartError."""
         count = self.settings.workers
         names = [SPOOL_BYTES, CONNECTIONS, WAITING, *(taken_with(token.name) for token in self.known.values())]
-        self._board = Board(count, names, last_note(self.data.in_flight))
+        self._counters = SharedCounters(count, names, last_note(self.data.in_flight))
         self._children = [_Child(number, one) for number, one in enumerate(sockets.bind_shared(self.settings, count))]
         self._port = sockets.port_of(self._children[0].listening)
         self._life, self._life_held = os.pipe()
@@ -159,24 +159,22 @@ class Supervisor:
             for other in self._children:
                 if other is not child:
                     sockets.close(other.listening)
-            worker = Worker(child.number, len(self._children), self._board)
+            worker = Worker(child.number, len(self._children), self._counters)
             logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
             gc.disable()  # the server enables it when it is ready
-            from service.server import run as server
+            from service.server.run import run
 
-            def tell(report: str) -> None:
-                line = " ".join(f"{child.number} {report}".splitlines()).encode(errors="backslashreplace")
+            def report(message: str) -> None:
+                line = " ".join(f"{child.number} {message}".splitlines()).encode(errors="backslashreplace")
                 with contextlib.suppress(OSError):  # the parent is gone
                     os.write(self._reports_to, line[:_REPORT_MAX_BYTES] + b"\n")
 
             try:
                 code = asyncio.run(
-                    server.run(
-                        self.settings, self.data, self.known, self.target, child.listening, tell, worker, self._life
-                    )
+                    run(self.settings, self.data, self.known, self.target, child.listening, report, worker, self._life)
                 )
             except (StartError, OSError) as error:
-                tell(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
+                report(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
                 code = 1
         except BaseException:
             _log.exception("worker %d failed", child.number)

@@ -1,8 +1,8 @@
 """The quarantine: rows that ClickHouse refuses for good, one file each, and damaged bytes of the spool.
 
-    quarantine/<token>.<row>.json       an entry: a row with the reason, written by the flusher (``put``)
-    quarantine/<token>.<byte>.damaged   an entry: bytes whose checksum was wrong, written by the spool
-    retry/<token>.<rows>.retry          rows on their way back: the names of their entries, and a whole segment
+    quarantine/<segment>.<row>.json       an entry: a row with the reason, written by the flusher (``put``)
+    quarantine/<segment>.<byte>.damaged   an entry: bytes whose checksum was wrong, written by the spool
+    retry/<name>.<rows>.retry             rows on their way back: the names of their entries, and a whole segment
 
 The flusher never sends a row that has an entry, so an entry may go only if its segment can't come back. And a
 row must never be in the table and in an entry that could be retried. Therefore:
@@ -10,13 +10,13 @@ row must never be in the table and in an entry that could be retried. Therefore:
 1. One command at a time, by a lock on the folder. It looks for the entries first and into the spools of all workers
    then: an entry whose segment is still there is left alone. It syncs their folders, so that no power cut undoes a
    deletion.
-2. ``retry`` makes rows into a segment with a fresh token and puts it into ``retry`` by one rename. *That rename is
+2. ``retry`` makes rows into a segment with a fresh name and puts it into ``retry`` by one rename. *That rename is
    the retry*: killed before, nothing has happened; from then on the named entries count as gone, and every later
    ``list``, ``drop`` and ``retry`` overlooks them. Then it deletes them.
 3. The service takes what is in ``retry``, each second and at its start before it looks into the spool: it deletes
    the named entries (the command may have been killed), moves the segment into the spool, deletes the file in
    ``retry``, each durably, and only then inserts the segment. Killed anywhere, it does the same again, with the same
-   token and the same file names, and nothing of it has been sent before.
+   name and the same file names, and nothing of it has been sent before.
 4. A row that is refused again is an entry of the new segment. No name of an entry ever comes twice.
 
 So the service needs to know nothing of commands, nor a command whether the service runs. Of several workers all put
@@ -70,15 +70,15 @@ class Quarantine:
         self._counted = 0
         self._unreadable: set[Path] = set()
 
-    def put(self, token: str, index: int, rows: Rows, error: Rejected) -> None:
+    def put(self, segment: str, index: int, rows: Rows, error: Rejected) -> None:
         """Keep a row of a segment, the only one of ``rows``, durable on return."""
         [row] = rows.decode()
-        replace_durably(self.folder / f"{token}.{index}.json", document_of(token, index, rows.header, row, error))
-        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
+        replace_durably(self.folder / f"{segment}.{index}.json", document_of(segment, index, rows.header, row, error))
+        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, segment, error)
 
-    def rows_of(self, token: str) -> set[int]:
+    def rows_of(self, segment: str) -> set[int]:
         """Which rows of a segment are here. They stay, even if the table would take them by now."""
-        found = (ENTRY.fullmatch(path.name) for path in self.folder.glob(f"{token}.*.json"))
+        found = (ENTRY.fullmatch(path.name) for path in self.folder.glob(f"{segment}.*.json"))
         return {int(match["position"]) for match in found if match}
 
     def count(self) -> None:
@@ -113,12 +113,12 @@ class Quarantine:
         return sorted(path for path in found if path not in self._unreadable)
 
     def waiting(self) -> set[str]:
-        """The tokens of the segments in ``retry``: one that is in the spool as well is not sent before it is taken."""
+        """The names of the segments in ``retry``: one that is in the spool as well is not sent before it is taken."""
         return {path.name.split(".")[0] for path in self.returning()}
 
     def take(self, path: Path, spool: Spool) -> Segment | None:
         """Step 3: the segment of a file in ``retry``, now in the spool. Raises OSError: then do it again later."""
-        token, rows, _ = path.name.split(".")
+        name, rows, _ = path.name.split(".")
         try:
             names, content = read_returning(path)
         except msgspec.MsgspecError as error:
@@ -129,13 +129,13 @@ class Quarantine:
         delete_entries(self.folder, names)
         mixed = content.startswith(MIXED_MAGICS)
         ids = None if mixed else sum(count for start, _, count, _ in frames(content) if has_ids(content, start))
-        segment = spool.adopt(token, int(rows), ids, content, self._retry / f".{token}.sealed")
+        segment = spool.adopt(name, int(rows), ids, content, self._retry / f".{name}.sealed")
         path.unlink()
         try:
             fsync_folder(self._retry)
         except OSError as error:  # if a power cut brings the file back, its rows are asked for like any others
             _log.warning("the deletion of %s may not be durable: %s", path, error)
-        _log.info("%d events of the quarantine are tried again, token %s", segment.rows, segment.token)
+        _log.info("%d events of the quarantine are tried again, segment %s", segment.rows, segment.name)
         return segment
 
 

@@ -18,7 +18,7 @@ from service.spool.disk import fsync_folder, replace_durably
 from service.spool.format import FILE_MAGIC, encode_frame
 from service.spool.quarantine import Quarantine, delete_entries, read_returning
 from service.spool.quarantine_entry import ENTRY, Entry
-from service.spool.segment import new_token
+from service.spool.segment import new_name
 
 #: Rows that go back as one segment, and the bytes of their entries if they are several.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
@@ -48,16 +48,16 @@ class QuarantineCommands:
         for path in self.folder.iterdir():
             match = ENTRY.fullmatch(path.name)
             if match and path.name not in gone:
-                there[path.name] = Entry(path, match["token"], int(match["position"]))
+                there[path.name] = Entry(path, match["name"], int(match["position"]))
         if missing := sorted(set(names or ()) - there.keys()):
             raise StartError(f"the quarantine {self.folder} has no entry named {missing[0]!r}")
         wanted = there.values() if names is None else (there[name] for name in set(names))
-        return sorted(wanted, key=lambda one: (one.token, one.position, one.path))
+        return sorted(wanted, key=lambda one: (one.segment, one.position, one.path))
 
     def drop(self, names: Collection[str] | None) -> Iterator[EntryResult]:
         """Delete entries, all or these; each is named first."""
         with self._alone():
-            for entry, problem in self._settled(names):
+            for entry, problem in self._with_problems(names):
                 yield EntryResult(entry.path.name, problem)
                 if not problem:
                     entry.path.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ class QuarantineCommands:
             group: list[str] = []
             rows: list[tuple[Any, ...]] = []
             size, header = 0, CURRENT
-            for entry, problem in self._settled(names):
+            for entry, problem in self._with_problems(names):
                 if entry.damaged and names is None:
                     continue
                 try:
@@ -101,12 +101,12 @@ class QuarantineCommands:
             if some:
                 encoded.append(encode_frame(encode_rows(some, header.types).payload, len(some), with_ids=with_ids))
         content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(encoded)))
-        token = new_token(time.time_ns() // 1_000_000)
-        replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)
+        name = new_name(time.time_ns() // 1_000_000)
+        replace_durably(self._retry / f"{name}.{len(rows)}.retry", content)
         delete_entries(self.folder, names)
         yield from (EntryResult(name) for name in names)
 
-    def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
+    def _with_problems(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
         """Step 1: the entries, each with what is against touching it."""
         entries = self.entries(names)
         if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
@@ -120,7 +120,7 @@ class QuarantineCommands:
             if spool.is_dir():
                 fsync_folder(spool)
         problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
-        return [(entry, problem if entry.token in busy else None) for entry in entries]
+        return [(entry, problem if entry.segment in busy else None) for entry in entries]
 
     def _check_folder(self) -> None:
         if not self.folder.is_dir():

@@ -12,7 +12,7 @@ from schemas.rows import CURRENT
 from service.errors import Rejected
 from service.spool.segment import NAME_FORM
 
-#: The name: the segment's token, then the index of the row in it or the byte at which the damage begins.
+#: The name: the segment's name, then the index of the row in it or the byte at which the damage begins.
 ENTRY = re.compile(NAME_FORM + r"\.(?P<position>\d+)\.(?:json|damaged)")
 
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     """One file of the quarantine."""
 
     path: Path
-    token: str
+    segment: str
     position: int
 
     @property
@@ -47,10 +47,10 @@ class Entry(NamedTuple):
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def document_of(token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> bytes:
+def document_of(segment: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> bytes:
     """The content of the entry of a row. ``Entry.row`` makes the same row of it."""
     document = {
-        "token": token,
+        "token": segment,
         "row": index,
         "time": datetime.now(UTC).isoformat(),
         "code": error.code,

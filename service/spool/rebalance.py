@@ -50,8 +50,8 @@ def _move(source: Path, target: Path) -> None:
     found = _segments(source)
     if found:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for token, path in found.items():
-            splits = path.with_name(f"{token}.splits")
+        for name, path in found.items():
+            splits = path.with_name(f"{name}.splits")
             if splits.exists():
                 replace_durably(target / splits.name, splits.read_bytes())
             path.rename(target / path.name)
@@ -66,9 +66,9 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _segments(folder: Path) -> dict[str, Path]:
-    """The segments in a folder by token, oldest first."""
+    """The segments in a folder by name, oldest first."""
     matches = ((OPEN.fullmatch(path.name) or SEALED.fullmatch(path.name), path) for path in folder.iterdir())
-    return dict(sorted((match["token"], path) for match, path in matches if match))
+    return dict(sorted((match["name"], path) for match, path in matches if match))
 
 
 def rows_in(spool: Path) -> int:

@@ -5,17 +5,17 @@ are the writer's and come from one thread; ``read``, ``drop`` and ``adopt`` are 
 and come from another. The two share no state but the folder. Nothing but the files is remembered: *a segment's
 existence means "not confirmed"*, and deleting it is the commit.
 
-    <token>.open                      segment being appended to; at most one while running
-    <token>.<rows>.sealed             closed, to be inserted as one batch; never altered
-    <token>.<rows>-<with ids>.sealed  the same; so many of its rows have ids that clients made, and frames of their own
+    <name>.open                      segment being appended to; at most one while running
+    <name>.<rows>.sealed             closed, to be inserted as one batch; never altered
+    <name>.<rows>-<with ids>.sealed  the same; so many of its rows have ids that clients made, and frames of their own
 
-Each worker has a spool of its own; ``leftovers`` moves segments from one to another, when no worker runs.
+Each worker has a spool of its own; ``rebalance`` moves segments from one to another, when no worker runs.
 
-The token is 12 hex digits of milliseconds since 1970 and 16 random ones: names sort by age, and a
-token is never used twice, whatever happens to the clock or the folder. (A token used twice would
+The name is 12 hex digits of milliseconds since 1970 and 16 random ones: names sort by age, and a
+name is never used twice, whatever happens to the clock or the folder. (A name used twice would
 make ClickHouse drop new data without a word.)
 
-The format of a file is in ``frames``.
+The format of a file is in ``format``.
 
 ``append`` returns when its frame is durable: one write, one fdatasync. After any error the file is
 cut to its last good length and sealed, and the next append opens another: a failed fsync is never
@@ -47,7 +47,7 @@ from service.spool.format import (
     is_torn,
     rows_lost,
 )
-from service.spool.segment import OPEN, SEALED, Segment, new_token, read_splits, sealed_name
+from service.spool.segment import OPEN, SEALED, Segment, new_name, read_splits, sealed_name
 
 _log = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ class Spool:
         self.sync_seconds = 0.0
         self._added = self._dropped = 0  # bytes, each counted by one thread alone
         #: Names of files in the folder that are none of ours: reported, never touched.
-        self.strangers: list[str] = []
+        self.unknown_files: list[str] = []
         self._fd = -1
         self._path = folder
-        self._token = ""
+        self._name = ""
         self._last_millisecond = 0
 
     @property
@@ -99,17 +99,17 @@ class Spool:
         segments = []
         for path in sorted(self.folder.iterdir()):
             if match := OPEN.fullmatch(path.name):
-                segment = self._recover_open(match["token"], path)
+                segment = self._recover_open(match["name"], path)
             elif SEALED.fullmatch(path.name):
                 segment = self._sealed(path)
             else:
                 if path.name != "probe" and path.suffix != ".splits":
-                    self.strangers.append(path.name)
+                    self.unknown_files.append(path.name)
                 continue
             if segment:
                 segment = segment._replace(splits=read_splits(self._splits(segment)))
                 segments.append(segment)
-                self._last_millisecond = max(self._last_millisecond, int(segment.token[:12], 16))
+                self._last_millisecond = max(self._last_millisecond, int(segment.name[:12], 16))
         self._added, self._dropped = sum(segment.size for segment in segments), 0
         return segments
 
@@ -117,7 +117,7 @@ class Spool:
         match = SEALED.fullmatch(path.name)
         assert match  # noqa: S101  # who calls has looked
         ids = None if self._magic(path) in MIXED_MAGICS else int(match["ids"] or 0)
-        return Segment(match["token"], int(match["rows"]), path, path.stat().st_size, ids)
+        return Segment(match["name"], int(match["rows"]), path, path.stat().st_size, ids)
 
     def _magic(self, path: Path) -> bytes:
         """The magic at the head of a segment. Raises StartError if a later version wrote it."""
@@ -130,7 +130,7 @@ class Spool:
             )
         return magic
 
-    def _recover_open(self, token: str, path: Path) -> Segment | None:
+    def _recover_open(self, name: str, path: Path) -> Segment | None:
         self._magic(path)
         data = path.read_bytes()
         good = len(data)
@@ -148,7 +148,7 @@ class Spool:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-        return self._rename_sealed(token, rows, ids, path, good)
+        return self._rename_sealed(name, rows, ids, path, good)
 
     # -- writing ------------------------------------------------------------------------------
 
@@ -174,8 +174,8 @@ class Spool:
     def _create(self) -> None:
         # One later than the last at least: names sort by age even when the clock stands still or goes back.
         self._last_millisecond = max(self._last_millisecond + 1, time.time_ns() // 1_000_000)
-        self._token = new_token(self._last_millisecond)
-        self._path = self.folder / f"{self._token}.open"
+        self._name = new_name(self._last_millisecond)
+        self._path = self.folder / f"{self._name}.open"
         head = FILE_MAGIC + encode_frame(self.header, 0)
         fd = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
@@ -207,7 +207,7 @@ class Spool:
         ids, self._open_ids = self._open_ids, 0
         size, self.open_size = self.open_size, 0
         if rows:
-            return self._rename_sealed(self._token, rows, ids, self._path, size)
+            return self._rename_sealed(self._name, rows, ids, self._path, size)
         self._added -= size
         self._try("delete", lambda: self._path.unlink(missing_ok=True))  # nothing is in it: else recovery deletes it
         return None
@@ -218,8 +218,8 @@ class Spool:
         except OSError as error:
             _log.error("could not %s %s: %s", what, self._path, error.strerror or error)
 
-    def _rename_sealed(self, token: str, rows: int, ids: int | None, path: Path, size: int) -> Segment:
-        sealed = path.with_name(sealed_name(token, rows, ids or 0))
+    def _rename_sealed(self, name: str, rows: int, ids: int | None, path: Path, size: int) -> Segment:
+        sealed = path.with_name(sealed_name(name, rows, ids or 0))
         try:
             # No fsync of the folder: if a power cut undoes the name, recovery gives the same one again.
             path.rename(sealed)
@@ -227,7 +227,7 @@ class Spool:
             _log.error("could not rename %s: %s", path, error)
             if not _exists(sealed):  # some file systems rename, and say that they failed
                 sealed = path
-        return Segment(token, rows, sealed, size, ids)
+        return Segment(name, rows, sealed, size, ids)
 
     def holds_all(self, segment: Segment) -> bool:
         """Whether all rows of a segment can be read back from its file."""
@@ -267,7 +267,7 @@ class Spool:
                 break
             rows += count
             if payload is None:
-                replace_durably(self.quarantine / f"{segment.token}.{start}.damaged", data[start:end])
+                replace_durably(self.quarantine / f"{segment.name}.{start}.damaged", data[start:end])
                 _log.error("%s is damaged from byte %d to %d: copied to the quarantine", segment.path, start, end)
             elif count:
                 parts.append(EncodedRows(payload, count, has_ids(data, start)))
@@ -277,18 +277,18 @@ class Spool:
 
     def put_aside(self, segment: Segment) -> None:
         """Copy a segment whose rows can't be told to the quarantine, whole."""
-        replace_durably(self.quarantine / f"{segment.token}.0.damaged", segment.path.read_bytes())
+        replace_durably(self.quarantine / f"{segment.name}.0.damaged", segment.path.read_bytes())
 
-    def find(self, token: str) -> Segment | None:
+    def find(self, name: str) -> Segment | None:
         """A segment of this folder, sealed or not renamed; None if it is not there. Raises OSError."""
         for path in self.folder.iterdir():  # a glob would take a folder that can't be read for an empty one
-            if not path.name.startswith(f"{token}."):
+            if not path.name.startswith(f"{name}."):
                 continue
             if SEALED.fullmatch(path.name):
                 return self._sealed(path)
             if OPEN.fullmatch(path.name):
                 rows, ids = _count_rows(data := path.read_bytes())
-                return Segment(token, rows, path, len(data), ids)
+                return Segment(name, rows, path, len(data), ids)
         return None
 
     def drop(self, segment: Segment) -> None:
@@ -302,11 +302,11 @@ class Spool:
         self._dropped += segment.size
 
     def _splits(self, segment: Segment) -> Path:
-        return self.folder / f"{segment.token}.splits"
+        return self.folder / f"{segment.name}.splits"
 
-    def adopt(self, token: str, rows: int, ids: int | None, content: bytes, temporary: Path) -> Segment:
+    def adopt(self, name: str, rows: int, ids: int | None, content: bytes, temporary: Path) -> Segment:
         """Put a whole segment into the folder, durably; it may be there from an earlier try."""
-        path = self.folder / sealed_name(token, rows, ids or 0)
+        path = self.folder / sealed_name(name, rows, ids or 0)
         if path.exists():
             fsync_folder(self.folder)
         else:
@@ -314,7 +314,7 @@ class Spool:
                 replace_durably(path, content, temporary)
             finally:
                 self._dropped -= len(content) if path.exists() else 0  # this thread's count
-        return Segment(token, rows, path, len(content), ids)
+        return Segment(name, rows, path, len(content), ids)
 
 
 def _size_of(fd: int) -> int:

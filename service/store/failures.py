@@ -86,7 +86,7 @@ def code_of(error: BaseException) -> int:
     return int(getattr(error, "code", None) or 0)
 
 
-def verdict_on(error: Exception) -> StoreError:
+def classify_failure(error: Exception) -> StoreError:
     """What a failure means for the batch."""
     code = code_of(error)
     message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split())) or type(error).__name__
@@ -117,12 +117,12 @@ def _in_log(code: int) -> str:
     return f" (code {code}; the log says more)" if code else " (the log says more)"
 
 
-def verdict_on_query(error: Exception) -> StoreError:
+def classify_query_failure(error: Exception) -> StoreError:
     """What a failed query means. It is none of rows: only an INSERT can find that they don't fit."""
-    verdict = verdict_on(error)
-    if isinstance(verdict, Rejected):
-        return Retryable(f"a query failed: {verdict}", verdict.code, public=verdict.public)
-    return verdict
+    failure = classify_failure(error)
+    if isinstance(failure, Rejected):
+        return Retryable(f"a query failed: {failure}", failure.code, public=failure.public)
+    return failure
 
 
 def _network_reason(error: BaseException | None) -> str | None:

@@ -18,7 +18,7 @@ from service.part import Part
 from service.store.checks import check
 from service.store.dsn import Target
 from service.store.engines import Embedded, Engine, InsertOptions, Server
-from service.store.failures import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
+from service.store.failures import UNKNOWN_DATABASE, classify_failure, classify_query_failure, code_of
 from service.store.migrations import Migration, migrate
 from service.store.settings import TABLE
 from service.store.token_memory import TokenMemory
@@ -183,7 +183,7 @@ class Store(Part):
         try:
             return await self._engine.query(sql, parameters)
         except Exception as error:
-            raise verdict_on_query(error) from error
+            raise classify_query_failure(error) from error
 
     async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         """Run a statement that returns nothing."""
@@ -218,7 +218,7 @@ class Store(Part):
         except StoreError:
             raise
         except Exception as error:
-            raise verdict_on(error) from error
+            raise classify_failure(error) from error
 
 
 _TEXT = frozenset({"String", "LowCardinality(String)", "Nullable(String)", "LowCardinality(Nullable(String))"})

@@ -215,7 +215,7 @@ class Metrics:
         for reason, events in refused.items():
             self.events_refused.add(events, reason)
 
-    def batch_settled(
+    def batch_confirmed(
         self, *, flushed: int, duplicate: int, quarantined: int, lost: int, seconds: float, visible_after: float
     ) -> None:
         """Count a batch that ClickHouse has confirmed: its events, and the seconds of its flush and of all it took."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from schemas.events import Event, EventBatch
-from schemas.refusals import ErrorItem
+from schemas.validation_errors import ErrorItem
 
 #: So many kinds of refusals are remembered, and so many characters of a reason.
 MOST = 100
