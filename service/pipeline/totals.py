@@ -1,8 +1,8 @@
 """How many events ClickHouse has confirmed since the data folder was made, and when it last did.
 
-A count for people, kept in one small file for each worker. It is not a ledger: nothing decides by it what to insert.
-It is written before the segment is deleted and remembers that segment's name, so that a crash in
-between does not count the segment twice, whichever worker has the segment by then.
+A count for people, in one small file for each worker. It is not a ledger: nothing that is inserted depends on it.
+It is written before the segment is deleted, with that segment's name, so that a crash in between does
+not count the segment twice, whichever worker has it then.
 """
 
 import json
@@ -24,7 +24,7 @@ class _Saved(NamedTuple):
 
 
 class Totals:
-    """``flushed`` and ``last_flush`` of a worker, kept across restarts. Worker 0 counts for those that are no more."""
+    """``flushed`` and ``last_flush`` of a worker, kept across restarts. Worker 0 counts for those that are gone."""
 
     def __init__(self, data: Path, worker: Worker = ALONE) -> None:
         files = {number: _read(folder / FILE) for number, folder in worker_folders(data).items()}
@@ -34,7 +34,7 @@ class Totals:
         self._own = own.flushed
         self._left = sum(one.flushed for one in left)
         self._last = own.segment
-        self._counted = {one.segment for one in files.values()}  # at the start: what came after was deleted in time
+        self._counted = {one.segment for one in files.values()}  # as of the start: later segments were deleted in time
         self.last_flush = max((one.time for one in (own, *left) if one.time), default=None)
 
     @property
@@ -53,7 +53,7 @@ class Totals:
         try:
             temporary.write_text(json.dumps(saved))
             temporary.rename(self._path)
-        except OSError as error:  # a full disk must not stop the flusher, which is what frees it
+        except OSError as error:  # a full disk must not stop the flusher, which frees it
             _log.warning("%s can't be written: %s", self._path, error)
 
 

@@ -20,12 +20,12 @@ from service.spool.quarantine import Quarantine, delete_entries, read_returning
 from service.spool.quarantine_entry import ENTRY, Entry
 from service.spool.segment import new_name
 
-#: Rows that go back as one segment, and the bytes of their entries if they are several.
+#: At most so many rows go back as one segment; and so many bytes of their entries, unless it is only one.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
 
 
 class EntryResult(NamedTuple):
-    """What became of an entry that was to be dropped or retried: no problem, or why it is still there."""
+    """The result for an entry that should be dropped or retried: no problem, or why it is still there."""
 
     name: str
     problem: str | None = None
@@ -41,7 +41,7 @@ class QuarantineCommands:
         self._data = data
 
     def entries(self, names: Collection[str] | None = None) -> list[Entry]:
-        """All entries, or those of these names, oldest first. Raises StartError if one is not there."""
+        """All entries, or those with these names, oldest first. Raises StartError if one does not exist."""
         self._check_folder()
         gone = {name for path in self._service.returning() for name in _names(path)}  # before looking: see step 3
         there = {}
@@ -55,7 +55,7 @@ class QuarantineCommands:
         return sorted(wanted, key=lambda one: (one.segment, one.position, one.path))
 
     def drop(self, names: Collection[str] | None) -> Iterator[EntryResult]:
-        """Delete entries, all or these; each is named first."""
+        """Delete all entries or these; yield each before it is deleted."""
         with self._alone():
             for entry, problem in self._with_problems(names):
                 yield EntryResult(entry.path.name, problem)
@@ -64,7 +64,7 @@ class QuarantineCommands:
             fsync_folder(self.folder)
 
     def retry(self, names: Collection[str] | None) -> Iterator[EntryResult]:
-        """Send rows back to ClickHouse, all or these; each is named when that is durable."""
+        """Send the rows of all entries or these back to ClickHouse; yield each when that is durable."""
         with self._alone():
             for leftover in self._retry.glob(".*.tmp"):  # of a command that was killed
                 leftover.unlink(missing_ok=True)
@@ -107,19 +107,21 @@ class QuarantineCommands:
         yield from (EntryResult(name) for name in names)
 
     def _with_problems(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
-        """Step 1: the entries, each with what is against touching it."""
+        """Step 1: the entries, each with the reason why it must be left alone, if any."""
         entries = self.entries(names)
-        if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
+        if (
+            self._retry.is_dir()
+        ):  # before touching an entry of a segment that came from there, make sure that it can't come back
             fsync_folder(self._retry)
-        # An open segment becomes a sealed one, and one moves to a worker of a lower number (see rebalance), never the
-        # reverse: in this order none slips through.
+        # Open segments become sealed, and segments move to workers with lower numbers (see rebalance), never the other
+        # way: in this order we miss none.
         busy = set()
         for number in worker_folders(self._data):
             spool = spool_of(self._data, number)
             busy |= {path.name.split(".")[0] for suffix in ("open", "sealed") for path in spool.glob(f"*.{suffix}")}
             if spool.is_dir():
                 fsync_folder(spool)
-        problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
+        problem = "its segment is still in the spool: wait until the service has inserted the segment's other rows"
         return [(entry, problem if entry.segment in busy else None) for entry in entries]
 
     def _check_folder(self) -> None:
@@ -142,5 +144,5 @@ class QuarantineCommands:
 def _names(path: Path) -> list[str]:
     try:
         return read_returning(path)[0]
-    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; damaged: the service says so
+    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; or damaged, which the service logs
         return []

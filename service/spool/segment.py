@@ -1,4 +1,4 @@
-"""What a sealed segment is, and the names of its file. What a name means is at the head of ``spool``."""
+"""A sealed segment, and the names of its file. The head of ``spool`` says what the names mean."""
 
 import re
 import secrets
@@ -16,8 +16,8 @@ SEALED = re.compile(NAME_FORM + r"\.(?P<rows>\d+)(?:-(?P<ids>\d+))?\.sealed")
 class Segment(NamedTuple):
     """A sealed segment: its name, how many rows its frames hold, its file and that file's size in bytes.
 
-    ``ids``: how many of its rows are in frames of rows with ids that clients made; None where frames mix both kinds,
-    as earlier versions wrote them. ``splits``: row ranges of it that such a version found rejected as a whole.
+    ``ids``: how many of its rows have ids that clients made, in frames of their own; None where frames mix both kinds,
+    as earlier versions wrote them. ``splits``: the row ranges that such a version noted as rejected.
     """
 
     name: str
@@ -29,12 +29,12 @@ class Segment(NamedTuple):
 
     @property
     def made_at(self) -> float:
-        """When its first event came, in seconds since 1970: its name tells."""
+        """When its first event came, in seconds since 1970, from its name."""
         return int(self.name[:12], 16) / 1000
 
 
 def read_splits(path: Path) -> frozenset[tuple[int, int]]:
-    """What an earlier version has noted beside a segment: the ranges that it has cut in two."""
+    """The ranges that an earlier version has halved, from its note beside a segment."""
     try:
         found = _SPLIT.findall(path.read_bytes())
     except FileNotFoundError:
