@@ -182,9 +182,9 @@ def test_an_origin_has_the_form_in_which_browsers_send_it(text: str, origin: str
      "https://shop.example.", "//shop.example", "https:shop.example", "https://shop.example:٣"],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ValueError, match="is no origin"):
+    with pytest.raises(ValueError, match="is not an origin"):
         parse_origin(text)
-    with pytest.raises(Exception, match="is no origin"):
+    with pytest.raises(Exception, match="is not an origin"):
         access_tokens.create(tmp_path / "t.json", "web", ["write"], [text])
     assert not (tmp_path / "t.json").exists()
 
@@ -212,7 +212,7 @@ def test_a_token_with_origins_is_for_their_pages_and_for_what_is_no_browser(
 @pytest.mark.starts
 def test_the_command_makes_tokens_with_origins_and_lists_them(tmp_path: Path) -> None:
     new = ("token", "new", "--name", "web", "--scope", "write")
-    assert "'https://a/b' is no origin" in refused(run(tmp_path, *new, "--origin", "https://a/b"))
+    assert "'https://a/b' is not an origin" in refused(run(tmp_path, *new, "--origin", "https://a/b"))
     assert run(tmp_path, *new, "--origin", SHOP, "--origin", LOCAL, "--origin", f"{SHOP}:443").returncode == 0
     assert run(tmp_path, "token", "list").stdout == f"web\twrite\t{LOCAL}\t{SHOP}\n"
     path = tmp_path / "data" / "tokens.json"

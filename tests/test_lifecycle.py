@@ -162,7 +162,7 @@ def test_a_worker_in_which_a_part_dies_is_started_anew_and_the_others_go_on(
     with Load(service) as load:
         load.wait_for_more(50)
         tell(service)
-        wait_until(lambda: f"ended with code {FAILED}; it is started anew at once" in service.log(), say=service.log)
+        wait_until(lambda: f"ended with code {FAILED}; it will be restarted at once" in service.log(), say=service.log)
         load.wait_for_more(50)
     wait_for_all(service)
     assert len(before & set(pids(service))) == 1

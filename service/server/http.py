@@ -15,9 +15,9 @@ from service.part import Part, Tasks
 from service.server.app import create_app
 from service.worker import ALONE, Worker
 
-#: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
+#: Seconds that a stop gives requests in progress: they take milliseconds, and only stalled clients need longer.
 STOP_CONNECTIONS_TIMEOUT = 5.0
-#: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
+#: Seconds that a stop gives clients that are sending: they get a last answer, which closes their connection.
 LAST_ANSWERS_TIMEOUT = 0.5
 
 
@@ -29,7 +29,7 @@ class HttpServer(Part):
         settings = context.settings
         self._context = context
         self._sockets = sockets
-        self._worker = worker if settings.max_connections else ALONE  # else each process has descriptors of its own
+        self._worker = worker if settings.max_connections else ALONE  # else each process has its own descriptors
         self._max_connections = connections_limit(settings.max_connections)
         self._runner = web.AppRunner(
             create_app(context),
@@ -39,13 +39,13 @@ class HttpServer(Part):
         self._listener: Listener | None = None
 
     async def open(self) -> None:
-        """Make the server."""
+        """Create the server."""
         await self._runner.setup()
 
     def start(self, tasks: Tasks) -> None:
         """Listen. Raises StartError."""
         server, context = self._runner.server, self._context
-        assert server  # noqa: S101  # setup has made it
+        assert server  # noqa: S101  # ``setup`` created it
         connect = partial(DirectConnection, server, context.load, direct_way(context))
         timeout = context.settings.header_timeout
         self._listener = Listener(
@@ -57,19 +57,19 @@ class HttpServer(Part):
             raise cannot_listen(context.settings, error) from None
 
     async def drain(self, seconds: float) -> None:
-        """Listen no more, and give those who are sending a last answer."""
+        """Stop listening, and give clients that are sending a last answer."""
         if not self._listener:
             return
         await self._listener.drain(seconds)
         try:
             async with asyncio.timeout(min(LAST_ANSWERS_TIMEOUT, seconds / 2)):
-                while self._context.load.connections:  # noqa: ASYNC110  # nothing tells
+                while self._context.load.connections:  # noqa: ASYNC110  # there is no event for it
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            pass  # they are idle
+            pass  # the rest are idle
 
     async def close(self) -> None:
-        """Close all connections, those of requests under way once they are answered."""
+        """Close all connections; those with requests in progress after their answer."""
         await self._runner.cleanup()
         if self._listener:
             await self._listener.close()

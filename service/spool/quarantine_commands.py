@@ -109,9 +109,7 @@ class QuarantineCommands:
     def _with_problems(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
         """Step 1: the entries, each with the reason why it must be left alone, if any."""
         entries = self.entries(names)
-        if (
-            self._retry.is_dir()
-        ):  # before touching an entry of a segment that came from there, make sure that it can't come back
+        if self._retry.is_dir():  # a segment that came from there must not come back once its entries are touched
             fsync_folder(self._retry)
         # Open segments become sealed, and segments move to workers with lower numbers (see rebalance), never the other
         # way: in this order we miss none.

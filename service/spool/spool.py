@@ -208,9 +208,7 @@ class Spool:
         if rows:
             return self._rename_sealed(self._name, rows, ids, self._path, size)
         self._added -= size
-        self._try(
-            "delete", lambda: self._path.unlink(missing_ok=True)
-        )  # it is empty: if this fails, recovery deletes it
+        self._try("delete", lambda: self._path.unlink(missing_ok=True))  # it is empty: else recovery deletes it
         return None
 
     def _try(self, what: str, step: Callable[[], object]) -> None:
