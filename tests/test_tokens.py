@@ -40,13 +40,13 @@ def test_tokens_are_listed_and_revoked_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "ä", "a,b"])
 def test_a_name_that_would_not_do_as_source_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StartError, match="is no name for a token"):
+    with pytest.raises(StartError, match="is not a valid name for a token"):
         access_tokens.create(tmp_path / "t.json", name, ["write"])
 
 
 def test_a_name_is_given_once(tmp_path: Path) -> None:
     access_tokens.create(tmp_path / "t.json", "web", ["write"])
-    with pytest.raises(StartError, match="has a token named web already"):
+    with pytest.raises(StartError, match="already has a token named web"):
         access_tokens.create(tmp_path / "t.json", "web", ["read"])
 
 

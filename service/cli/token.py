@@ -1,4 +1,4 @@
-"""``analytics token``: make, list and revoke access tokens; and those that a first start makes and hands over."""
+"""``analytics token``: make, list and revoke access tokens; and the tokens that a first start makes."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ from service.telemetry import logs
 
 
 def add(commands: Commands, settings: Callable[[], Settings]) -> None:
-    """Add the command. ``settings`` finds them when the command runs."""
+    """Add the command. ``settings`` reads the settings when the command runs."""
 
     def run(function: Callable[[Path, argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
         return lambda options: function(_file(settings()), options)
@@ -33,8 +33,8 @@ def add(commands: Commands, settings: Callable[[], Settings]) -> None:
     new = add_command(
         actions,
         "new",
-        "make a token and show it, this once; a running service needs a restart",
-        "Make an access token and show it, this once: the file keeps its hash.\n"
+        "make a token and show it once; a running service needs a restart",
+        "Make an access token and show it once: the file keeps only its hash.\n"
         "A running service takes it after a restart.",
         "analytics token new --name shop --scope write --origin https://shop.example",
     )
@@ -47,7 +47,10 @@ def add(commands: Commands, settings: Callable[[], Settings]) -> None:
         help="write posts events, read reads stats",
     )
     new.add_argument(
-        "--origin", action="append", default=[], help="in browsers, only for pages of this origin; may be given again"
+        "--origin",
+        action="append",
+        default=[],
+        help="in browsers, only pages of this origin may use it; may be repeated",
     )
     new.set_defaults(run=run(_new))
     listing = add_command(
@@ -75,7 +78,7 @@ def _file(settings: Settings) -> Path:
 
 def _new(path: Path, options: argparse.Namespace) -> None:
     print(access_tokens.create(path, options.name, options.scope, options.origin))
-    print(f"Shown only now; its hash is in {path}. A running service takes it after a restart.", file=sys.stderr)
+    print(f"Shown only now: {path} keeps its hash. A running service takes it after a restart.", file=sys.stderr)
 
 
 def _list(path: Path, options: argparse.Namespace) -> None:
@@ -96,7 +99,7 @@ First = Mapping[access_tokens.Scope, str]
 
 
 def known_or_first(settings: Settings, data: DataDir) -> tuple[Known, First]:
-    """The known tokens; where there are none, new ones too, for ``hand_over`` once the service takes events."""
+    """The known tokens. If there are none, also new ones, for ``hand_over`` once the service takes events."""
     known = access_tokens.from_environment(
         settings.write_tokens.get_secret_value(), settings.read_tokens.get_secret_value()
     )
@@ -110,16 +113,16 @@ def known_or_first(settings: Settings, data: DataDir) -> tuple[Known, First]:
 
 
 def hand_over(first: First, settings: Settings, data: DataDir) -> None:
-    """Show the first access tokens, and then keep their hashes: should that fail, the next start makes others."""
+    """Show the first access tokens, then keep their hashes. If that fails, the next start makes others."""
     if os.isatty(1):
         for scope, token in first.items():
             logs.say(f"{scope} token, shown only now: {token}")
-    else:  # it may be collected
+    else:  # the output may be collected
         text = "".join(f"{scope} {token}\n" for scope, token in first.items())
         try:
             replace_durably(data.first_tokens, text.encode())
         except OSError as error:
             raise StartError(f"{data.first_tokens} can't be written ({error.strerror}): mend the disk") from None
         where = f"{data.first_tokens}, which nobody else can read"
-        logs.say(f"the first access tokens are in {where}: take them, and delete it")
+        logs.say(f"the first access tokens are in {where}: take them, and delete the file")
     access_tokens.keep(settings.tokens_file or data.tokens, first)
