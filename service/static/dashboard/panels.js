@@ -102,7 +102,8 @@ function part({ ok, since, reason }) {
 export function showRefusals({ refusals }) {
   const items = refusals.slice(0, REFUSALS_SHOWN).map(refusal);
   const more = refusals.length - items.length;
-  if (!refusals.length) items.push(element("li", { class: "quiet" }, "Nothing has been refused since the service started."));
+  if (!refusals.length)
+    items.push(element("li", { class: "quiet" }, "Nothing has been refused since the service started."));
   if (more > 0)
     items.push(element("li", { class: "quiet" }, `${counted(more, "other kind")}: see /refusals of the API.`));
   byId("refusals").replaceChildren(...items);
