@@ -1,7 +1,7 @@
 """Bytes of a request → validated events, or the list of what is wrong with them.
 
 Two ways through, one truth. The fast way (msgspec) takes what is plainly valid, at half a
-microsecond an event. What it does not take goes the slow way (``schemas.refusals``): the standard
+microsecond an event. What it does not take goes the slow way (``schemas.validation_errors``): the standard
 library's JSON and the pydantic models, which is what FastAPI does, and so words the very errors
 that existing clients parse. The slow way may also find the input valid (a key given twice, say).
 A property test holds that what the fast way takes, FastAPI takes, with the same values.
@@ -20,7 +20,7 @@ from uuid import UUID
 import msgspec
 from pydantic import ValidationError
 
-from schemas import outlines, refusals
+from schemas import outlines, validation_errors
 from schemas.events import (
     BATCH_MAX_EVENTS,
     BATCH_MIN_EVENTS,
@@ -40,9 +40,9 @@ from schemas.events import (
     Priority,
 )
 from schemas.nesting import depth
-from schemas.refusals import ErrorItem, Invalid, TooDeep
 from schemas.slices import slices_of_array, slices_of_object
 from schemas.times import MILLISECONDS, SECONDS, microseconds, microseconds_as_sent, validate_time
+from schemas.validation_errors import ErrorItem, Invalid, TooDeep
 
 if TYPE_CHECKING:
     JsonText = str
@@ -114,7 +114,7 @@ def parse_batch(body: bytes) -> ParsedBatch:
         if outlines.is_large(body):
             batch, errors = _parse_large_batch(body)
         else:
-            refusals.check(body, EventBatch)
+            validation_errors.check(body, EventBatch)
             batch, errors = _parse_each(body)
     if errors:
         raise Invalid(errors) from None
@@ -133,20 +133,20 @@ def parse_batch_leniently(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
         if outlines.is_large(body):
             return _parse_large_batch(body)
         try:
-            refusals.check(body, EventEnvelope, strict_json=False)
+            validation_errors.check(body, EventEnvelope, strict_json=False)
         except Invalid:
-            refusals.check(body, EventBatch)  # which words it like any other
+            validation_errors.check(body, EventBatch)  # which words it like any other
             raise
         return _parse_each(body)
 
 
 def _parse_event_slowly(body: bytes, *, large: bool) -> ParsedEvent:
     if large:
-        members = refusals.members_of_large(body)
-        event: Event = refusals.check_large(body, members, Event)
+        members = validation_errors.members_of_large(body)
+        event: Event = validation_errors.check_large(body, members, Event)
         properties = members.get("properties", b"null").decode()
     else:
-        event = refusals.check(body, Event)
+        event = validation_errors.check(body, Event)
         properties = str(_decode_raw_properties(body).properties, "utf-8")  # type: ignore[call-overload]
     fields = {name: getattr(event, name) for name in ParsedEvent.__struct_fields__}
     fields["timestamp"] = None if event.timestamp is None else microseconds(event.timestamp)
@@ -174,10 +174,10 @@ def _parse_batch_fast(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
 
 def _parse_large_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
     """What surrounds the events is judged first, then each of them alone. Raises Invalid."""
-    members = refusals.members_of_large(body)
+    members = validation_errors.members_of_large(body)
     text = members.get("events", b"")
     events = outlines.elements(text) if text.startswith(b"[") else None
-    envelope: EventEnvelope = refusals.check_large(body, members, EventEnvelope, events)
+    envelope: EventEnvelope = validation_errors.check_large(body, members, EventEnvelope, events)
     return _judge(events or [], envelope.client_id, envelope.sent_at, large=True)
 
 

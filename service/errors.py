@@ -4,29 +4,29 @@
     ├── StartError                  the process can't start; one line for the operator, exit code 1
     ├── RequestError                becomes an HTTP answer: status, public detail, headers
     │   ├── BadRequest          400 the body can't be read (its encoding is broken)
-    │   │   └── BadFraming      400 where the request ends can't be told for sure: the connection is closed
-    │   ├── Unauthorized        401 no token, or one that is not known
+    │   │   └── BadFraming      400 it is not certain where the request ends: the connection is closed
+    │   ├── Unauthorized        401 no token, or an unknown one
     │   ├── Forbidden           403 the token lacks the scope
     │   ├── BodyTimeout         408 the body did not arrive in time
     │   ├── BodyTooLarge        413 larger than the limit, as sent or unpacked
-    │   ├── UnsupportedEncoding 415 a Content-Encoding that is not taken
-    │   ├── RateLimited         429 the token sends more than it may, send again after Retry-After
-    │   └── Unavailable         503 no promise was made, send again after Retry-After
+    │   ├── UnsupportedEncoding 415 a Content-Encoding that is not supported
+    │   ├── RateLimited         429 the token sends more than it may: send again after Retry-After
+    │   └── Unavailable         503 no promise was made: send again after Retry-After
     │       ├── SpoolFull           the spool has no room for the events
-    │       │   └── Shed            for those of this priority, since it nears its cap
+    │       │   └── Shed            for events of this priority, since it is nearly full
     │       ├── SpoolFailed         the disk refused the events
     │       ├── Overloaded          too much is in flight already
     │       ├── Stopping            the service is shutting down
     │       └── StoreUnavailable    ClickHouse can't answer a query now
     ├── SqlError                    a query of an analyst failed or is refused, in ClickHouse's words
     └── StoreError                  ClickHouse did not do what it was asked
-        ├── Retryable               may pass: keep the batch, try it again with the same token
+        ├── Retryable               temporary: keep the batch, try it again with the same token
         │   ├── Misconfigured       needs a person: wrong password, missing table, no rights
         │   ├── ViewFailed          a materialized view behind the table failed; the table has the rows
-        │   └── InFlight            an INSERT that nobody heard of may still come into the table
+        │   └── InFlight            an INSERT without an answer may still reach the table
         └── Rejected                these rows will never fit
 
-A body that is not valid is no error of this tree: ``schemas.refusals.Invalid`` is answered with 422 and the
+An invalid body is not in this tree: ``schemas.validation_errors.Invalid`` is answered with 422 and the
 contract's list of faults. A test compares this tree with docs/errors.md.
 """
 
@@ -34,7 +34,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-#: The exit code of a process that a bug has ended; ``sysexits.h`` calls it EX_SOFTWARE.
+#: The exit code after a bug; ``sysexits.h`` calls it EX_SOFTWARE.
 FAILED = 70
 
 
@@ -43,11 +43,11 @@ class AnalyticsError(Exception):
 
 
 class StartError(AnalyticsError):
-    """The process can't start. The message is one line that says what is wrong and what would do."""
+    """The process can't start. The message is one line that says what is wrong and what to do."""
 
 
 def start_refused(error: OSError) -> StartError:
-    """What ends a start on which the system refused something that always works on a sound disk."""
+    """The error that ends a start because a system call failed that always works on a sound disk."""
     where = f" at {error.filename}" if error.filename else ""
     return StartError(f"the system refuses{where} ({error.strerror or error}): mend the disk")
 
@@ -56,7 +56,7 @@ class RequestError(AnalyticsError):
     """An error that is an HTTP answer. ``detail`` is public: it names no token, path or host."""
 
     status: ClassVar[int] = 400
-    #: Whether the connection is of no more use: bytes of this request may still come.
+    #: Whether the connection must be closed: bytes of this request may still come.
     closes: ClassVar[bool] = False
     detail: Any = "Bad request"
 
@@ -72,14 +72,14 @@ class BadRequest(RequestError):
 
 
 class BadFraming(BadRequest):
-    """Where the request ends can't be told for sure: others on the way may have told differently."""
+    """It is not certain where the request ends: a proxy may have read it differently."""
 
     closes = True
     detail = "The request's framing is malformed"
 
 
 class Unauthorized(RequestError):
-    """No token, or one that is not known."""
+    """No token, or an unknown one."""
 
     status = 401
     detail = "Not authenticated"
@@ -89,7 +89,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The token is known and lacks the scope."""
+    """The token is known but lacks the scope."""
 
     status = 403
     detail = "The token lacks the scope for this"
@@ -111,7 +111,7 @@ class BodyTooLarge(RequestError):
 
 
 class UnsupportedEncoding(RequestError):
-    """A Content-Encoding that is not taken."""
+    """A Content-Encoding that is not supported."""
 
     status = 415
     detail = "Content-Encoding must be gzip, zstd or identity"
@@ -144,7 +144,7 @@ class SpoolFull(Unavailable):
 
 
 class Shed(SpoolFull):
-    """The spool nears its cap, and takes events of higher priority only."""
+    """The spool is nearly full and takes only events of higher priority."""
 
     detail = "The spool is nearly full and takes events of higher priority only; nothing of this request was kept"
 
@@ -156,7 +156,7 @@ class SpoolFailed(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The bodies of other requests take all the memory that bodies may take."""
+    """The bodies of other requests take all memory that bodies may take."""
 
     detail = "Too much is in flight; nothing of this request was kept"
 
@@ -187,8 +187,8 @@ class SqlError(AnalyticsError):
 class StoreError(AnalyticsError):
     """ClickHouse did not do what it was asked. ``code`` is ClickHouse's own, 0 where there is none.
 
-    The message is for the log. ``public`` is for everybody: it names no user, host, path, table or value; words of our
-    own are public.
+    The message is for the log. ``public`` is for everybody: it names no user, host, path, table or value. It defaults
+    to the message, since words of our own are public.
     """
 
     def __init__(self, message: str, code: int = 0, *, public: str | None = None) -> None:
@@ -198,9 +198,9 @@ class StoreError(AnalyticsError):
 
 
 class Retryable(StoreError):
-    """May pass by itself. The same bytes with the same token are safe to send again.
+    """May be temporary. It is safe to send the same bytes with the same token again.
 
-    ``may_run``: nobody heard what became of the statement, so that ClickHouse may still be at it.
+    ``may_run``: the statement's outcome is unknown, so ClickHouse may still be running it.
     """
 
     def __init__(self, message: str, code: int = 0, *, public: str | None = None, may_run: bool = False) -> None:
@@ -209,15 +209,15 @@ class Retryable(StoreError):
 
 
 class Misconfigured(Retryable):
-    """Will pass once a person has mended something: a password, a missing table or column, rights."""
+    """Needs a person to mend something: a password, a missing table or column, rights."""
 
 
 class ViewFailed(Retryable):
-    """A materialized view behind the table failed. ClickHouse stores the rows in the table all the same."""
+    """A materialized view behind the table failed. ClickHouse still stores the rows in the table."""
 
 
 class InFlight(Retryable):
-    """An INSERT that nobody heard of may still come into the table; what fails is not the batch at hand."""
+    """Another batch's INSERT, which got no answer, may still reach the table, so this batch must wait."""
 
 
 class Rejected(StoreError):

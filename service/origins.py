@@ -11,14 +11,14 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def parse_origin(text: str) -> str:
-    """``text`` as a browser sends it: in small letters, without the scheme's own port.
+    """``text`` as a browser sends it: in lower case, without the scheme's default port.
 
-    Raises ValueError for what is no scheme://host[:port]: a path, a wildcard, or ``null``, which all pages share
-    that have no origin.
+    Raises ValueError if it is not scheme://host[:port]: a path, a wildcard, or ``null``, which all pages without an
+    origin share.
     """
     match = _ORIGIN.fullmatch(text.lower())
     port = int(match["port"] or 0) if match else 0
     if not match or port > 65535 or (match["port"] and not port):
-        raise ValueError(f"{text!r} is no origin: write scheme://host or scheme://host:port, without a path")
+        raise ValueError(f"{text!r} is not an origin: write scheme://host or scheme://host:port, without a path")
     shown = f":{port}" if port and port != _DEFAULT_PORTS.get(match["scheme"]) else ""
     return f"{match['scheme']}://{match['host']}{shown}"

@@ -1,4 +1,4 @@
-"""A part of a worker: what runs, or holds something that it must let go of. Each has the same four verbs."""
+"""A part of a worker: something that runs, or holds something that it must release. All have the same four verbs."""
 
 import asyncio
 from collections.abc import Collection, Coroutine
@@ -13,25 +13,25 @@ class Tasks(Protocol):
 
 
 class Part(Protocol):
-    """Each verb is called once, in this order. What is inherited from here does nothing, for parts that need less."""
+    """Each verb is called once, in this order. Those inherited from here do nothing, for parts that need fewer."""
 
     async def open(self) -> None:
-        """Get ready. Raises StartError, StoreError, OSError: then nothing starts, and all is closed."""
+        """Get ready. Raises StartError, StoreError, OSError: then no part starts, and all are closed."""
         return
 
     def start(self, tasks: Tasks) -> None:
-        """Begin. What runs until ``close`` is a task of ``tasks``: if it ends before, the process ends.
+        """Begin. Whatever runs until ``close`` is a task of ``tasks``: if it ends earlier, the process ends.
 
         Raises StartError.
         """
         return
 
     async def drain(self, seconds: float) -> None:
-        """Take no more, and finish what is under way. It may take about so many seconds."""
+        """Take no more, and finish what is in progress, in about ``seconds``."""
         return
 
     async def close(self) -> None:
-        """Let go of everything, whether it was started or not."""
+        """Release everything, whether it was started or not."""
         return
 
 

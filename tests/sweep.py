@@ -35,7 +35,7 @@ from schemas.rows import CURRENT
 from service.errors import Rejected
 from service.spool.quarantine import Quarantine
 from service.spool.quarantine_commands import QuarantineCommands
-from service.spool.segment import new_token
+from service.spool.segment import new_name
 from service.spool.spool import Spool
 from tests.support import wait_until
 from tests.support.checks import assert_refused
@@ -155,7 +155,7 @@ def _leave_behind(data: Path, name: str) -> set[str]:
 
     quarantine = Quarantine(data)
     for _ in range(2):
-        quarantine.put(new_token(1), 0, Rows(CURRENT, [rows(1)]), Rejected("no", 469))
+        quarantine.put(new_name(1), 0, Rows(CURRENT, [rows(1)]), Rejected("no", 469))
     assert not [one.problem for one in QuarantineCommands(data).retry(None) if one.problem]
     spool = Spool(data / "spool", data / "quarantine", encode_header(CURRENT))
     spool.append(rows(2))

@@ -1,1 +1,1 @@
-"""The HTTP interface. Handlers validate, call, answer; what goes wrong is an error of ``service.errors``."""
+"""The HTTP interface. Handlers validate, call, answer; failures are errors of ``service.errors``."""

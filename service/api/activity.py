@@ -1,4 +1,4 @@
-"""What came in of late: events by time and category, and their most frequent names."""
+"""Recent events by time and category, and their most frequent names."""
 
 import time
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from schemas.refusals import Invalid
 from schemas.statements import statement
 from schemas.times import iso
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import body_response, json_body
@@ -18,9 +18,9 @@ from service.store.store import Store
 from service.telemetry.single_flight import CachedFlight
 
 ACTIVITY_SQL, TOP_NAMES_SQL = statement("activity"), statement("top_names")
-#: An answer is kept for so many seconds, and for so many times as long as its queries took.
+#: An answer is kept for so many seconds, and for so many times the duration of its queries.
 KEPT_SECONDS, KEPT_TIMES = 2.0, 20.0
-#: Of the error message, FastAPI's words.
+#: A part of the error message, in FastAPI's words.
 _EXPECTED = "'1h' or '24h'"
 
 
@@ -40,7 +40,7 @@ def activities(store: Store) -> dict[str, CachedFlight[bytes]]:
 
 
 async def get_activity(request: web.Request) -> web.Response:
-    """The counts of the span in the query string, of a moment ago at most."""
+    """The counts of the span in the query string, at most moments old."""
     authorize(request, "read")
     span = request.query.get("span", "1h")
     if span not in SPANS:
@@ -60,7 +60,7 @@ async def _answer(store: Store, name: str) -> bytes:
 async def activity(store: Store, name: str, now_us: int) -> dict[str, object]:
     """The span that ends at ``now_us`` (µs since 1970), by bucket. Raises StoreError.
 
-    Buckets begin at whole multiples of their length; the last one is the one of now, and not over yet.
+    Buckets begin at whole multiples of their length; the last one is the current one, and not over yet.
     """
     seconds, bucket_seconds = SPANS[name]
     bucket_us = bucket_seconds * 1_000_000

@@ -1,4 +1,4 @@
-"""Can an event sent now be kept? From what is known already: no question is put to disk or ClickHouse."""
+"""Can an event sent now be kept? The answer comes from memory: neither the disk nor ClickHouse is asked."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from service.telemetry.status import Status
 
 
 async def get_health(request: web.Request) -> web.Response:
-    """200 while an event sent now can be kept, with or without ClickHouse; else 503. Warnings for who may read."""
+    """200 while an event sent now can be kept, with or without ClickHouse; else 503. Warnings for readers."""
     health = dict(await request.app[CONTEXT].peers.ask("health"))
     warnings = health.pop("warnings")
     if warnings and _may_read(request):
@@ -37,12 +37,12 @@ def _may_read(request: web.Request) -> bool:
 
 
 async def get_livez(request: web.Request) -> web.Response:
-    """200 while the process answers: a restart would not help a full disk."""
+    """200 while the process answers: a restart would not free a full disk."""
     return _answer({"status": "ok", "reason": None}, failing=False)
 
 
 async def get_readyz(request: web.Request) -> web.Response:
-    """200 while an event sent now can be kept; else 503, so that none is sent here."""
+    """200 while an event sent now can be kept; else 503, so that events go elsewhere."""
     health = await request.app[CONTEXT].peers.ask("health")
     failing = health["status"] == "failing"
     reason = health["spool"]["reason"] if failing else None
@@ -58,7 +58,7 @@ def health_query(
     *,
     leaving: asyncio.Event,
 ) -> PeerQuery:
-    """The health of each worker, and of all together. ``spool`` and ``clickhouse`` say whether these work."""
+    """The health of each worker, and of all together. ``spool`` and ``clickhouse`` say whether those work."""
     started_at = time.monotonic()
 
     def own() -> dict[str, Any]:
@@ -79,7 +79,7 @@ def health_query(
 
 
 def merge_health(answers: PeerAnswers) -> dict[str, Any]:
-    """Failing only where every worker is: what one refuses, another may take. The quarantine is one for all."""
+    """Failing only if every worker is: what one refuses, another may take. All share one quarantine."""
     found: dict[int, dict[str, Any]] = answers.known
     statuses = {one["status"] for one in found.values()}
     [status] = statuses if len(statuses) == 1 else ["degraded"]

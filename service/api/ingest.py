@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from schemas.parse import parse_batch_leniently, parse_event
-from schemas.refusals import Invalid
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize, authorize_by_address
 from service.edge.body import read_body
 from service.edge.context import CONTEXT
@@ -34,9 +34,9 @@ async def track_batch(request: web.Request) -> web.Response:
 
 
 async def track_beacon(request: web.Request) -> web.Response:
-    """What a page sends as it is closed, with its token in the address: a batch, of which the valid events are kept.
+    """A batch that a page sends as it closes, with its token in the URL: the valid events are kept.
 
-    Nobody there reads the answer, to mend the others and send again.
+    Nobody reads the answer, so nobody could correct the others and send them again.
     """
     source = authorize_by_address(request).name
     body, key = await _receive(request, source)

@@ -1,9 +1,9 @@
-"""What got lost of a session, by the numbers that its client gave the events."""
+"""Which events of a session are missing, by the numbers that its client gave them."""
 
 from aiohttp import web
 
-from schemas.refusals import Invalid
 from schemas.statements import statement
+from schemas.validation_errors import Invalid
 from service.edge.auth import authorize
 from service.edge.context import CONTEXT
 from service.edge.responses import json_response
@@ -16,12 +16,11 @@ LOSS_SQL = statement("loss")
 
 
 async def get_loss(request: web.Request) -> web.Response:
-    """Sent, stored and missing of the session in the query string; zeros if nothing of it is known."""
+    """How many events of the session in the query string were sent, are stored, are missing; zeros if it is unknown."""
     authorize(request, "read")
     session_id = _session_id(request)
-    pending = await request.app[CONTEXT].peers.ask(
-        "pending"
-    )  # before the query, which finds what is no longer pending now
+    # Before the query, which finds the events that are no longer pending.
+    pending = await request.app[CONTEXT].peers.ask("pending")
     try:
         [(sent, stored, gaps, ranges)] = await request.app[CONTEXT].store.query(LOSS_SQL, {"session_id": session_id})
     except StoreError:
@@ -48,7 +47,7 @@ def merge_pending(answers: PeerAnswers) -> int | None:
 
 
 def _session_id(request: web.Request) -> str:
-    """The parameter, or FastAPI's words for what is wrong with it."""
+    """The parameter. Raises Invalid, in FastAPI's words."""
     fault = {"loc": ["query", "session_id"], "input": request.query.get("session_id")}
     if fault["input"] is None:
         raise Invalid([{"type": "missing", "msg": "Field required"} | fault])

@@ -1,4 +1,4 @@
-"""``/metrics``: for Prometheus, from what is counted already."""
+"""``/metrics``: for Prometheus, from counts in memory."""
 
 from aiohttp import web
 
@@ -34,5 +34,5 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 
 def metrics_query(metrics: Metrics) -> PeerQuery:
-    """The metrics of each worker. They are not merged: each series tells whose it is, see ``render``."""
+    """The metrics of each worker. They are not merged: each series names its worker, see ``render``."""
     return PeerQuery(metrics.snapshot, lambda answers: answers)

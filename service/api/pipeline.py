@@ -1,4 +1,4 @@
-"""How events are on their way to the table, from what is known already: no question is put to disk or ClickHouse."""
+"""The events on their way to the table. The answer comes from memory: neither the disk nor ClickHouse is asked."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from service.telemetry.recent import quantile
 
 
 async def get_pipeline(request: web.Request) -> web.Response:
-    """What is pending and since when, how full the spool is, and how long events of late took to become visible."""
+    """What is pending and since when, how full the spool is, and how long recent events took to become visible."""
     authorize(request, "read")
     peers = request.app[CONTEXT].peers
     buffer, found = await peers.ask("buffer"), await peers.ask("pipeline")

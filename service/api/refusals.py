@@ -14,7 +14,7 @@ from service.telemetry.refusals import MOST, Refusal, Refusals, Seen
 
 
 async def get_refusals(request: web.Request) -> web.Response:
-    """The refusals of late, of all workers, the last one first."""
+    """The recent refusals of all workers, the latest first."""
     authorize(request, "read")
     return json_response({
         "as_of": iso(datetime.now(UTC)),
@@ -46,6 +46,6 @@ def refusals_query(refusals: Refusals) -> PeerQuery:
     """The recent refusals of each worker, and of all together."""
 
     def own() -> list[tuple[tuple[Any, ...], tuple[Any, ...]]]:
-        return [(tuple(refusal), tuple(seen)) for refusal, seen in refusals.entries()]  # plain, for orjson
+        return [(tuple(refusal), tuple(seen)) for refusal, seen in refusals.entries()]  # plain tuples, for orjson
 
     return PeerQuery(own, merge_refusals)

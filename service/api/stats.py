@@ -1,7 +1,7 @@
-"""Counts out: the state of the buffer, and then one aggregate query for all who ask at a time.
+"""Counts out: first the state of the buffer, then one aggregate query for all who ask at the same time.
 
-In this order, an event that was acknowledged before is pending in the one or counted by the other: perhaps both, for
-the moment in which it is inserted, but never neither.
+In this order, an event that was acknowledged before is pending in the first or counted by the second. While it is being
+inserted it may be in both, but never in neither.
 """
 
 import time
@@ -62,7 +62,7 @@ def _merge_buffers(answers: PeerAnswers) -> dict[str, object]:
 
 
 def buffer_query(writer: BatchWriter, flusher: Flusher, data: Path, worker: Worker) -> PeerQuery:
-    """The state of the buffer, before the table. Of a worker that does not answer, by what is on disk."""
+    """The state of the buffer before the table. For a worker that does not answer, it is read from disk."""
 
     def own() -> dict[str, object]:
         return {

@@ -1,4 +1,4 @@
-"""What a start prints when events are taken: where, what is used, and a command to try."""
+"""What a start prints once it takes events: where it listens, what it uses, and a command to try."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from service.config import Settings
 from service.edge.access_tokens import Scope
 from service.telemetry import logs
 
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # what one can paste for "every address"
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # an address to paste in place of "every address"
 
 
 def greet(settings: Settings, port: int, sql_port: int, *, data: Path, store: str, made: Mapping[Scope, str]) -> None:
-    """Print it. ``made`` are the access tokens that were made just now, by scope."""
+    """Print it. ``made`` are the access tokens that were just made, by scope."""
     url = _url(settings.host, port)
     events = f"{url}{settings.path_prefix}"
     token = made.get("write", "$TOKEN")

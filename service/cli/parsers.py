@@ -9,7 +9,7 @@ GROUP: Any = {"title": "commands", "metavar": "COMMAND", "required": True}
 
 
 def add_command(commands: Commands, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A command in ``commands``. ``summary`` is its line in their list; ``example`` is a line that does something."""
+    """Add a command to ``commands``. ``summary`` is its line in their list; ``example`` is a whole command line."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,

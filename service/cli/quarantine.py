@@ -40,7 +40,7 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
         "quarantine",
         "look at the rows that ClickHouse refuses, retry or drop them",
         "Look at the rows that ClickHouse refuses for good and at damaged bytes; retry or drop them.\n"
-        "Works while the service runs and while it does not, as the same user and in the same folder.",
+        "Works whether the service runs or not. Run it as the same user and in the same folder.",
         "analytics quarantine list",
     )
     actions = parser.add_subparsers(**GROUP)
@@ -56,8 +56,8 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
     show = add_command(
         actions,
         "show",
-        "one of them, whole; of damaged bytes the size and the beginning",
-        f"Show an entry, whole; of damaged bytes the size and the first {SHOWN_BYTES}, in hexadecimal.",
+        "one entry in full; the size and the beginning of damaged bytes",
+        f"Show an entry in full; of damaged bytes, the size and the first {SHOWN_BYTES} in hexadecimal.",
         f"analytics quarantine show {_EXAMPLE}",
     )
     show.add_argument("name", metavar="NAME", help="as `list` shows it")
@@ -71,14 +71,14 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
         ),
         (
             "drop",
-            "delete for good, after naming them",
+            "delete entries for good, after printing their names",
             "Delete entries for good, after printing their names.",
             f"analytics quarantine drop {_EXAMPLE}",
         ),
     ):
         action = add_command(actions, name, summary, description, example)
         which = action.add_mutually_exclusive_group(required=True)
-        which.add_argument("--all", action="store_true", help="all that there are")
+        which.add_argument("--all", action="store_true", help="all entries")
         which.add_argument("names", nargs="*", default=[], metavar="NAME", help="as `list` shows it")
         action.set_defaults(action=name, run=run(_change))
 
@@ -117,7 +117,7 @@ def _line(entry: Entry) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str:
-    """Safe on a terminal and in one column: what a client sent may hold anything."""
+    """Safe on a terminal and in one column: values of clients may contain anything."""
     text = "-" if value is None else str(value)
     return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)
 
@@ -143,9 +143,9 @@ def _show(quarantine: QuarantineCommands, options: argparse.Namespace) -> None:
 def _change(quarantine: QuarantineCommands, options: argparse.Namespace) -> int:
     action = options.action
     names = None if options.all else options.names
-    outcomes: Iterator[EntryResult] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
+    results: Iterator[EntryResult] = quarantine.retry(names) if action == "retry" else quarantine.drop(names)
     done = problems = 0
-    for name, problem in outcomes:
+    for name, problem in results:
         done, problems = done + (not problem), problems + bool(problem)
         print(f"analytics: {name}: {problem}" if problem else name, file=sys.stderr if problem else None, flush=True)
     if action == "retry" and done:

@@ -1,8 +1,8 @@
 """Access tokens: who may post and who may read. Only their hashes are kept.
 
-The tokens are those of ``ANALYTICS_WRITE_TOKENS`` and ``ANALYTICS_READ_TOKENS`` and those of the tokens
-file. A token from the file has the name given to it; one from the environment is named ``env-`` and the
-first 8 hex digits of its SHA-256, so that the name stays when others come and go.
+The tokens come from ``ANALYTICS_WRITE_TOKENS``, ``ANALYTICS_READ_TOKENS`` and the tokens file. The file
+gives each a name. A token from the environment is named ``env-`` and the first 8 hex digits of its SHA-256,
+so that its name does not depend on the others.
 """
 
 import hashlib
@@ -24,9 +24,9 @@ NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class AccessToken(NamedTuple):
-    """What a known token is allowed, and the name that its events carry in the column ``source``.
+    """What a known token may do, and its name, which its events carry in the column ``source``.
 
-    ``origins``: of the requests that browsers make, it is for pages of these alone; none means any.
+    ``origins``: in browsers, only pages of these origins may use it; empty means any.
     """
 
     name: str
@@ -46,12 +46,12 @@ class _File(BaseModel):
 
 
 def digest(token: str) -> bytes:
-    """The hash by which a token is known. Tokens are random, so that a plain hash is enough."""
+    """The hash by which we know a token. Tokens are random, so a plain hash is enough."""
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def from_environment(write: str, read: str) -> dict[bytes, AccessToken]:
-    """The tokens of the two variables, by hash; one that is in both has both scopes."""
+    """The tokens of the two variables, by hash; a token in both has both scopes."""
     scopes: dict[bytes, set[Scope]] = {}
     listed: tuple[tuple[Scope, str], ...] = (("write", write), ("read", read))
     for scope, tokens in listed:
@@ -61,7 +61,7 @@ def from_environment(write: str, read: str) -> dict[bytes, AccessToken]:
 
 
 def from_file(path: Path) -> dict[bytes, AccessToken]:
-    """The tokens of the file, by hash. Raises StartError if it can't be read, or if others can read it."""
+    """The tokens of the file, by hash. Raises StartError if we can't read it, or other users can."""
     file = _read(path)
     if path.stat().st_mode & 0o077:
         raise StartError(f"the tokens file {path} can be read by other users: chmod 600 {path}")
@@ -75,17 +75,17 @@ def from_file(path: Path) -> dict[bytes, AccessToken]:
 
 
 def first() -> dict[Scope, str]:
-    """A token for each scope, of which nothing is kept yet."""
+    """A new token for each scope, not kept anywhere yet."""
     return {scope: _random(_first_name(scope)) for scope in SCOPES}
 
 
 def known_by(first: Mapping[Scope, str]) -> dict[bytes, AccessToken]:
-    """Those of ``first``, by hash."""
+    """The tokens of ``first``, by hash."""
     return {digest(token): AccessToken(_first_name(scope), frozenset({scope})) for scope, token in first.items()}
 
 
 def keep(path: Path, first: Mapping[Scope, str]) -> None:
-    """Add the hashes of those to the file, of both or of none. Raises StartError."""
+    """Add the hashes of both to the file, or of none. Raises StartError."""
     file = _read(path) if path.exists() else _File()
     for scope, token in first.items():
         file.tokens.append(_Entry(name=_first_name(scope), scopes=[scope], sha256=digest(token).hex()))
@@ -93,16 +93,20 @@ def keep(path: Path, first: Mapping[Scope, str]) -> None:
 
 
 def create(path: Path, name: str, scopes: Iterable[Scope], origins: Iterable[str] = ()) -> str:
-    """Make a token, add its hash to the file, and return it: the only time that it is seen. Raises StartError."""
+    """Make a token, add its hash to the file, and return the token, which can't be recovered. Raises StartError."""
     if not NAME.fullmatch(name):
-        raise StartError(f"{name!r} is no name for a token: use 1 to 64 letters, digits, dots, dashes or underscores")
+        raise StartError(
+            f"{name!r} is not a valid name for a token: use 1 to 64 letters, digits, dots, dashes or underscores"
+        )
     try:
         listed = sorted({parse_origin(one) for one in origins})
     except ValueError as error:
         raise StartError(str(error)) from None
     file = _read(path) if path.exists() else _File()
     if any(one.name == name for one in file.tokens):
-        raise StartError(f"the tokens file {path} has a token named {name} already: revoke it first, or choose another")
+        raise StartError(
+            f"the tokens file {path} already has a token named {name}: revoke it first, or choose another name"
+        )
     token = _random(name)
     file.tokens.append(_Entry(name=name, scopes=sorted(set(scopes)), sha256=digest(token).hex(), origins=listed))
     _replace(path, file)
@@ -110,7 +114,7 @@ def create(path: Path, name: str, scopes: Iterable[Scope], origins: Iterable[str
 
 
 def revoke(path: Path, name: str) -> None:
-    """Take the token of that name out of the file. Raises StartError if there is none."""
+    """Remove the token of that name from the file. Raises StartError if there is none."""
     file = _read(path)
     kept = [one for one in file.tokens if one.name != name]
     if len(kept) == len(file.tokens):

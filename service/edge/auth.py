@@ -1,4 +1,4 @@
-"""Who is asking: the bearer token, before anything else of a request is looked at."""
+"""Who is asking: the bearer token, checked before anything else of a request."""
 
 import base64
 import binascii
@@ -15,9 +15,9 @@ HEADER_MAX_LENGTH = 512
 
 
 def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, AccessToken] | None = None) -> AccessToken:
-    """The token of the request, if it has the scope. Raises Unauthorized or Forbidden. ``tokens``: only these count.
+    """The token of the request, if it has the scope. Raises Unauthorized, Forbidden. ``tokens``: only these are valid.
 
-    The look-up is by hash: how long it takes says nothing about how much of a token was right.
+    The look-up is by hash: its duration does not show how much of a token was right.
     """
     values = request.headers.getall("Authorization", ())
     if len(values) != 1:
@@ -28,9 +28,9 @@ def authorize(request: web.Request, scope: Scope, tokens: Mapping[bytes, AccessT
 
 
 def authorize_by_address(request: web.Request) -> AccessToken:
-    """The token in the query string, for a browser that can set no header. Raises Unauthorized or Forbidden.
+    """The token in the query string, for browsers that can't set a header. Raises Unauthorized or Forbidden.
 
-    Whoever sees the page sees such a token, so it may do nothing but post events.
+    Everybody who sees the page can see the token, so it may only post events.
     """
     given = request.query.getall("token", ())
     if len(given) != 1:
@@ -48,7 +48,7 @@ def authorize_by_address(request: web.Request) -> AccessToken:
 
 
 def name_of(request: web.Request) -> str | None:
-    """The name of the request's token, if it is one that is known, whatever it may do."""
+    """The name of the request's token if it is known, whatever its scopes."""
     header = request.headers.get("Authorization")
     scheme, _, credentials = header.partition(" ") if header else ("bearer", "", request.query.get("token", ""))
     if scheme.lower() != "bearer" or len(credentials) > HEADER_MAX_LENGTH:
@@ -78,13 +78,13 @@ def _basic(credentials: str) -> str:
 
 
 def check_origin(token: AccessToken, origins: Iterable[str]) -> None:
-    """Raise Forbidden if the token is not for pages of these origins. Only browsers say of which a page is."""
+    """Raise Forbidden if pages of these origins may not use the token. Only browsers send an origin."""
     if token.origins and not token.origins.issuperset(origins):
         raise Forbidden("The token is not for pages of this origin")
 
 
 def token_with_scope(tokens: Mapping[bytes, AccessToken], header: str, scope: Scope) -> AccessToken:
-    """The token that an Authorization header names. Raises Unauthorized or Forbidden."""
+    """The token of an Authorization header. Raises Unauthorized or Forbidden."""
     scheme, _, credentials = header.partition(" ")
     if scheme.lower() != "bearer" or len(header) > HEADER_MAX_LENGTH:
         raise Unauthorized

@@ -1,7 +1,7 @@
 """The bytes of a request: bounded in size and time, unpacked with a limit.
 
-aiohttp's own unpacking is off (``auto_decompress=False`` where the server is made): it unpacks before
-a handler can refuse, and goes on unpacking what no handler reads.
+aiohttp's own unpacking is off (``auto_decompress=False`` where the server is made): it unpacks before a
+handler can refuse, and goes on even if no handler reads.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ else:
 
 CUT_SHORT = "The body ended before its end"
 _GZIP_WINDOW = 31
-#: What is given to the unpacker of a further member at a time: it copies what it does not use.
+#: How many bytes the unpacker of a further member gets at a time: it copies what it does not use.
 _STEP = 4096
-#: gzip ignores zeros behind a member, which tapes and block devices leave there.
+#: gzip ignores zeros after a member, which tapes and block devices leave there.
 _PADDING = re.compile(rb"\0*")
-#: Larger windows are refused: they would be memory for the asking (RFC 8878 recommends decoders to support 8 MB).
+#: Larger windows are refused, since they cost memory (RFC 8878 recommends that decoders support 8 MB).
 _ZSTD_WINDOW_LOG_MAX = 23
 
 
@@ -53,7 +53,7 @@ async def read_body(request: web.Request) -> bytes:
     """The body, unpacked. Raises BadRequest, BodyTimeout, BodyTooLarge, Overloaded or UnsupportedEncoding."""
     settings = request.app[CONTEXT].settings
     limit = settings.max_body_bytes
-    connection: Any = request.protocol  # a Connection; a cast would be a call
+    connection: Any = request.protocol  # a Connection; a cast would cost a call
     length = request.content_length
     if length is not None:
         if length > limit:
@@ -63,12 +63,11 @@ async def read_body(request: web.Request) -> bytes:
         raise BadFraming(CUT_SHORT)
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the interim answer is no part of the answer
+        request.writer.output_size = 0  # the interim answer does not count as the answer
     try:
         if length is not None and request.content.is_eof():
-            body = (
-                await request.read()
-            )  # all of it is here: the usual case, and a timeout would cost as much as reading
+            # The usual case: all of it is here, and a timeout would cost as much as reading.
+            body = await request.read()
         else:
             async with asyncio.timeout(settings.body_timeout):
                 body = await (request.read() if length is not None else _read_chunks(request, connection, limit))
@@ -85,7 +84,7 @@ async def read_body(request: web.Request) -> bytes:
 
 
 async def _read_chunks(request: web.Request, connection: Any, limit: int) -> bytes:
-    """A body whose length is not known before: it counts as it comes."""
+    """Read a body of unknown length, counting its bytes as they come."""
     coding = request.headers.get("Transfer-Encoding", "chunked")
     if coding.lower() != "chunked" or request.version != HttpVersion11:
         raise BadFraming("Transfer-Encoding must be chunked, in HTTP/1.1")
@@ -99,9 +98,9 @@ async def _read_chunks(request: web.Request, connection: Any, limit: int) -> byt
 
 
 async def leave_expect(request: web.Request) -> None:
-    """Do nothing where aiohttp would answer ``Expect: 100-continue`` at once.
+    """Do nothing, where aiohttp would answer ``Expect: 100-continue`` at once.
 
-    ``read_body`` does, once the token and the length are found good: so a body that is refused is not sent.
+    ``read_body`` answers it once the token and the length are valid, so that a refused body is not sent.
     """
 
 
@@ -118,10 +117,10 @@ def _unpack(body: bytes, encoding: str, limit: int) -> bytes:
 
 
 def _unpack_members(body: bytes, encoding: str, limit: int) -> bytes:
-    """All members of a gzip file, or frames of a zstd file, one after the other."""
+    """Unpack all members of a gzip file, or frames of a zstd file, one after the other."""
     rest, place, room = memoryview(body), 0, limit
     parts: list[bytes] = []
-    step = len(body)  # usually there is one, and it is unpacked in one go
+    step = len(body)  # usually there is only one, unpacked in one go
     new_member, most = _UNPACKERS[encoding]
     for _ in range(most):
         member = new_member()

@@ -1,4 +1,4 @@
-"""What a request may need of the service: one object under one key, made where the parts are wired."""
+"""What requests need of the service: one object under one key, made where the parts are wired."""
 
 import asyncio
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Context:
     """The parts of the service, as handlers and connections see them."""
 
     settings: Settings
-    #: Access tokens by their hash; and those that scrapes of /metrics need, none if they need none.
+    #: Access tokens by hash; and those for scrapes of /metrics, empty if scrapes need none.
     tokens: Mapping[bytes, AccessToken]
     scrape_tokens: Mapping[bytes, AccessToken]
     cors: Cors
@@ -39,7 +39,7 @@ class Context:
     writer: BatchWriter
     flusher: Flusher
     store: Store
-    #: What all workers know together.
+    #: Answers questions for all workers together.
     peers: Peers
     #: The query of /stats, shared by all who ask at the same time; and the answers of /activity by their span.
     counts: SingleFlight[Any]

@@ -1,6 +1,6 @@
-"""Pages of other origins: what a browser must be told before it lets such a page read an answer (CORS).
+"""Pages of other origins: the headers that a browser needs before it lets such a page read an answer (CORS).
 
-All of it is worked out once for each origin, for both ways of a request. One without ``Origin`` costs nothing.
+They are made once for each origin, and serve both ways of a request. A request without ``Origin`` costs nothing.
 """
 
 import re
@@ -10,12 +10,12 @@ from aiohttp import web
 
 from service.errors import Forbidden
 
-#: Seconds for which a browser need not ask again before it posts. Chromium keeps it no longer.
+#: Seconds during which a browser need not ask again before it posts. Chromium caps it at this.
 PREFLIGHT_MAX_AGE = 7200
 _REQUEST_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-ID")
-#: Of the names of other headers that a page wants to send: so many characters are looked at. We ignore what they say.
+#: Where a page names other headers that it wants to send, and how much of that we read. We ignore those headers.
 _ASKED, _ASKED_MAX_LENGTH = "Access-Control-Request-Headers", 2048
-_HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]{1,100}")  # a token of HTTP; not the asterisk, which means all
+_HEADER_NAME = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]{1,100}")  # a token of HTTP, but not the asterisk, which means all
 _ANSWER_HEADERS = "Preference-Applied, Retry-After, X-Request-ID"
 _NONE: Mapping[str, str] = {}
 
@@ -38,15 +38,15 @@ class Cors:
         return bool(self._headers)
 
     def covers(self, path: str) -> bool:
-        """Whether this is a path for pages of other origins."""
+        """Whether pages of other origins may use this path."""
         return f"{path}/".startswith(self._prefix)
 
     def headers(self, origin: str | None) -> Mapping[str, str]:
-        """What to add to every answer to a request with this ``Origin``; nothing if that is not allowed."""
+        """The headers for every answer to a request with this ``Origin``; none if it is not allowed."""
         return self._headers.get(origin, _NONE)
 
     def add_to(self, response: web.StreamResponse, path: str, origin: str) -> None:
-        """Add to the answer of a request from a page of ``origin`` what its browser must be told."""
+        """Add the headers for a page of ``origin`` to an answer."""
         if self.covers(path):
             varies = response.headers.get("Vary")
             response.headers.update(self.headers(origin))
@@ -54,7 +54,7 @@ class Cors:
                 response.headers["Vary"] = f"Origin, {varies}"
 
     async def preflight(self, request: web.Request) -> web.Response:
-        """What a browser asks before it sends headers that a plain form could not send. It sends no token yet."""
+        """Answer what a browser asks before it sends headers that a plain form can't send. It sends no token yet."""
         if not self.headers(request.headers.get("Origin")):
             raise Forbidden("Pages of this origin may not read answers")
         headers = {
@@ -65,12 +65,14 @@ class Cors:
         if _ASKED in request.headers:
             headers["Vary"] = _ASKED
         if request.path.endswith("/beacon"):
-            headers["Access-Control-Allow-Credentials"] = "true"  # a beacon of another type than text is sent with them
+            headers["Access-Control-Allow-Credentials"] = (
+                "true"  # browsers send them with a beacon whose type is not text
+            )
         return web.Response(status=204, headers=headers)
 
 
 def _asked_for(request: web.Request) -> list[str]:
-    """The other headers that the page wants to send, such as the ``traceparent`` of its tracing."""
+    """Other headers that the page wants to send, such as the ``traceparent`` of its tracing."""
     asked = ",".join(request.headers.getall(_ASKED, ()))
     if len(asked) > _ASKED_MAX_LENGTH:
         return []

@@ -1,7 +1,7 @@
-"""The last moments of a connection whose client may still be sending when it has its answer.
+"""The end of a connection whose client may still be sending after its answer.
 
-A socket that is closed with bytes unread is reset, and a reset overtakes the answer. So only our side is closed, and
-what comes is read and forgotten until the client closes its own, is silent, or has had its time.
+If we close a socket with unread bytes, the kernel resets it, and the reset can overtake the answer. So we close only
+our side, and read and discard what comes until the client closes its side, is silent for long, or its time is up.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import contextlib
 from collections.abc import Callable
 from typing import cast
 
-#: Seconds for which such a client may be silent: it has to take the answer and to close, which takes round trips.
+#: Seconds that such a client may be silent: it must take the answer and close, which takes round trips.
 SILENCE_MAX = 2.0
-#: Bytes that are read of such a client. They cost no memory and little time, so it may be a large upload.
+#: Bytes that we read from such a client. They cost no memory and little time, so large uploads are allowed.
 LINGERING_MAX_BYTES = 2**30
-#: Where all of them write what is forgotten.
+#: Discarded bytes of all connections go here.
 _FORGOTTEN = memoryview(bytearray(2**18))
 
 
 class Lingering(asyncio.BufferedProtocol):
-    """Takes a socket over once its answer is written. ``seconds`` is its time; ``gone`` is called when it is closed."""
+    """Takes over a socket after its answer is written, for ``seconds`` at most; calls ``gone`` when it is closed."""
 
     def __init__(self, seconds: float, gone: Callable[[], object]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -30,15 +30,15 @@ class Lingering(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The socket is ours: nothing more is written."""
+        """The socket is ours: close our side."""
         self._transport = cast(asyncio.Transport, transport)
         with contextlib.suppress(OSError):  # the client is gone already
-            self._transport.write_eof()  # once what is written is sent
+            self._transport.write_eof()  # after what is written was sent
         self._transport.resume_reading()
         self._watch()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Room for what comes."""
+        """Where the bytes go."""
         return _FORGOTTEN
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -58,7 +58,7 @@ class Lingering(asyncio.BufferedProtocol):
         assert self._transport  # noqa: S101
         now = self._loop.time()
         if self._transport.get_write_buffer_size():
-            self._heard_at = now  # it is taking answers still
+            self._heard_at = now  # it is still taking the answer
         end = min(self._until, self._heard_at + SILENCE_MAX)
         if now >= end:
             self._transport.abort()

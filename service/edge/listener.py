@@ -147,7 +147,10 @@ class Listener(Part):
                 self._paused.append(listening)
                 return
             client.setblocking(False)
-            if self._load.connections + self._worker.tell(CONNECTIONS, self._load.connections) < self._max_connections:
+            if (
+                self._load.connections + self._worker.publish(CONNECTIONS, self._load.connections)
+                < self._max_connections
+            ):
                 task = asyncio.create_task(self._serve(self._connect(), client))
                 self._starting.add(task)
                 task.add_done_callback(self._starting.discard)
@@ -191,7 +194,7 @@ class Listener(Part):
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(min(1.0, self._header_timeout / 4, self._load.keepalive_timeout / 4))
-            self._worker.tell(CONNECTIONS, self._load.connections)
+            self._worker.publish(CONNECTIONS, self._load.connections)
             self._close_outstayed()
             self._resume()
 

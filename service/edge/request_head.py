@@ -1,12 +1,12 @@
 """The heads of POSTs that bring events, read without aiohttp.
 
-Of a head there is a ``Head`` only if nothing in it is out of the ordinary: HTTP/1.1 on a kept connection, a known
-token that may write, one Content-Length, no header twice, and none that changes how the body is framed or packed. An
-offer to upgrade is ignored, as service/edge/framing.py ignores it for aiohttp.
-All else is left to aiohttp, which words the refusals. So no rule exists twice: what is read here is a part of what
-aiohttp takes, and a test holds that it means the same there.
+A head becomes a ``Head`` only if everything in it is ordinary: HTTP/1.1 on a kept connection, a known token that may
+write, one Content-Length, no header twice, and none that changes how the body is framed or packed. An offer to upgrade
+is ignored, as service/edge/framing.py ignores it for aiohttp. Everything else is left to aiohttp, which words the
+refusals. So no rule exists twice: this module reads a subset of what aiohttp takes, and a test checks that both
+understand it alike.
 
-A client sends the same bytes again and again, but for the length of the body: those that it sent are remembered.
+A client sends the same head again and again, except for the body's length: so heads are remembered.
 """
 
 import re
@@ -20,28 +20,28 @@ from service.edge.responses import request_id_of
 from service.errors import RequestError
 
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
-#: Heads that are remembered, and how long one may be: together at most 4 MB, and only of clients with a token.
+#: How many heads we remember, and how long each may be: at most 4 MB in all, and only from clients with a token.
 REMEMBERED, REMEMBERED_MAX_BYTES = 4096, 1024
 _HEADERS_MAX, _NAME_MAX_BYTES, _VALUE_MAX_BYTES = 60, 100, 4000
-#: The bytes that a name and a value may have. No regular expression: with blanks at both ends of a value to leave out,
-#: it would try every way to share them out.
+#: The bytes that a name and a value may have. We use no regular expression: with optional blanks at both ends of a
+#: value, it would try every way to divide them.
 _NAME = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _VALUE = bytes(byte for byte in range(256) if byte == ord("\t") or (byte >= ord(" ") and byte != 0x7F))
 _LENGTH = re.compile(rb"\d{1,10}")
-#: What changes how the request is to be read; a client that sends these is served by aiohttp.
+#: Headers that change how the request must be read; aiohttp serves clients that send these.
 _NOT_HERE = (b"transfer-encoding", b"content-encoding", b"expect", b"te", b"trailer")
-#: Where a client says whether it keeps the connection; aiohttp's parser takes the second for the first. These options
-#: keep it, any other is left to aiohttp.
+#: Headers that say whether the client keeps the connection; aiohttp's parser treats both alike. These options keep it;
+#: any other is left to aiohttp.
 _CONNECTION = (b"connection", b"proxy-connection")
 _KEPT = {b"keep-alive", b"upgrade", b"http2-settings", b""}
-#: What differs from request to request, so that remembering it would be of no use.
+#: Headers that differ in each request, so that remembering the head would be useless.
 _EACH_ITS_OWN = (b"idempotency-key", b"x-request-id", b"traceparent")
 
 
 class Head(NamedTuple):
-    """What a head says: whether a single event or a batch comes, in how many bytes, from whom, and how to take it.
+    """What a head says: whether a single event or a batch follows, in how many bytes, from whom, and how to take it.
 
-    ``headers`` are for every answer: what the browser must be told if a page of another origin asks.
+    ``headers`` are for every answer: what a browser needs if a page of another origin asks.
     """
 
     single: bool
@@ -65,7 +65,7 @@ class Heads:
         self._remembered: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head | None:
-        """What the head says, given without the empty line at its end; None if it is not for us."""
+        """Read a head without the empty line at its end; None if it is not for us."""
         if head := self._remembered.get(block):
             return head
         first, *lines = block.split(b"\r\n")
@@ -108,7 +108,7 @@ class Heads:
 
 
 def _headers(lines: list[bytes]) -> dict[bytes, bytes] | None:
-    """The values by name in small letters; None if one is there twice, or is not plainly a header."""
+    """The values by name in lower case; None if a header occurs twice or is malformed."""
     if len(lines) > _HEADERS_MAX:
         return None
     headers = {}
@@ -132,7 +132,7 @@ def _text(value: bytes) -> str:
 
 
 def prefers_lenient(prefer: Iterable[str]) -> bool:
-    """Whether these headers have the preference handling=lenient (RFC 7240); of one given twice the first counts."""
+    """Whether these headers have the preference handling=lenient (RFC 7240); the first one counts."""
     for header in prefer:
         for preference in header.split(","):
             name, _, value = preference.partition(";")[0].partition("=")

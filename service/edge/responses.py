@@ -1,4 +1,4 @@
-"""Values and errors → JSON answers, and the head of each."""
+"""Turns values and errors into JSON answers with their heads."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from service.errors import RequestError
 
 REQUEST_ID = "X-Request-ID"
-#: Of every answer but files: whose it is, that it is not to be kept, and that its type is not to be guessed.
+#: For every answer but files: who answers, that caches must not keep it, and that browsers must not guess its type.
 _HEADERS = CIMultiDict({
     "Content-Type": "application/json",
     "Server": "analytics",
@@ -29,7 +29,7 @@ _prefix, _numbers = os.urandom(6).hex(), count(1)
 
 
 def request_id_of(given: str | None) -> str:
-    """The id of a request: the one that its client gave if that is fit for a log, else a new one."""
+    """The id of a request: the client's own if it is safe in a log, else a new one."""
     return given if given and _GIVEN_ID.fullmatch(given) else f"{_prefix}-{next(_numbers):x}"
 
 
@@ -37,7 +37,7 @@ def json_body(value: Any) -> bytes:
     """``value`` as JSON."""
     try:
         return orjson.dumps(value)
-    except TypeError:  # an echoed input may hold integers beyond 64 bits
+    except TypeError:  # an echoed input may have integers beyond 64 bits
         return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -47,7 +47,7 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 
 def body_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer with JSON that is made already."""
+    """An answer with ready-made JSON."""
     response = web.Response(status=status, body=body, headers=_HEADERS)
     if headers:
         response.headers.update(headers)
@@ -63,7 +63,7 @@ def error_response(error: RequestError) -> web.Response:
 
 
 def answer_bytes(body: bytes, request_id: str, status: int = 200, headers: Mapping[str, str] | None = None) -> bytes:
-    """What ``body_response`` is on the wire, for where aiohttp does not write it."""
+    """The bytes of ``body_response`` on the wire, for answers that aiohttp does not write."""
     more = "".join(f"{name}: {value}\r\n" for name, value in headers.items()) if headers else ""
     head = f"{_head(status, int(time.time()))}{len(body)}\r\n{more}{REQUEST_ID}: {request_id}\r\n\r\n"
     return head.encode() + body
@@ -71,6 +71,6 @@ def answer_bytes(body: bytes, request_id: str, status: int = 200, headers: Mappi
 
 @lru_cache(maxsize=16)
 def _head(status: int, second: int) -> str:
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))  # of the C locale: nothing sets another
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(second))  # in the C locale: nothing sets another
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {one}" for name, one in _HEADERS.items())]
     return "\r\n".join([*lines, f"Date: {date}", "Content-Length: "])

@@ -1,9 +1,9 @@
 """A batch: the rows of a segment that are inserted together, and how far that has come.
 
-The rows of which clients made ids are a batch of their own: see ``flusher``. The rows of a segment are counted in this
-order: those without such ids first, each kind in the order of the file. A range of them names its INSERT:
-``<segment's token>-<start>-<stop>``, or the segment's token alone if it is all of them. The same range gives the same
-rows and the same token, in this process and in any that comes after it.
+Rows whose ids clients made are a batch of their own: see ``flusher``. The rows of a segment are numbered: those without
+such ids come first, and each kind keeps the order of the file. A range of numbers gives its INSERT its token:
+``<segment's name>-<start>-<stop>``, or the segment's name alone for all rows. The same range always means the same rows
+and the same token, in this process and in any later one.
 """
 
 import re
@@ -18,33 +18,33 @@ from service.spool.segment import NAME_FORM, Segment
 from service.spool.spool import Spool
 
 Range = tuple[int, int]
-#: Seconds in which an INSERT that nobody heard of has ended in ClickHouse: as long as we let it run, and some more.
+#: Seconds after which an INSERT without an answer has ended in ClickHouse: as long as we let it run, and some more.
 RUNS_AT_MOST = 65.0
 _TOKEN = re.compile(NAME_FORM + r"(?:-(?P<start>\d+)-(?P<stop>\d+))?")
 
 
 @dataclass(eq=False)
 class Batch:
-    """The rows of a segment of one kind, or all of a segment that mixes the kinds."""
+    """The rows of one kind in a segment, or all rows of a segment that mixes the kinds."""
 
     segment: Segment
     with_ids: bool
     #: Its rows, or None if they are on disk only.
     parts: Sequence[EncodedRows] | None = None
-    #: Whether ClickHouse may have rows of it: an earlier try may have brought them, or an earlier process.
+    #: Whether ClickHouse may have some of its rows, from an earlier try or an earlier process.
     sent: bool = True
-    #: The ranges that are still to be inserted, the first at the end; None before the first try.
+    #: The ranges still to be inserted, in reverse order; None before the first try.
     todo: list[Range] | None = None
-    #: The ranges that ClickHouse has rejected whole.
+    #: The ranges that ClickHouse has rejected as a whole.
     cut: set[Range] = field(default_factory=set)
-    #: How long, on the monotonic clock, a try that nobody heard of may still run in ClickHouse.
+    #: Until when, on the monotonic clock, a try without an answer may still run in ClickHouse.
     running_until: float = 0.0
-    #: Whether rows are in the table whose ids are not among the known ones, since a view has failed.
+    #: Whether the table has rows whose ids are not among the known ones, because a view failed.
     ids_missed: bool = False
     tries: int = 0
-    #: When it is tried again, on the monotonic clock.
+    #: When the next try is due, on the monotonic clock.
     due: float = 0.0
-    #: What became of its rows: how many could be read, went to the quarantine, and were repeats.
+    #: How many of its rows could be read, went to the quarantine, and were repeats.
     read: int = 0
     quarantined: int = 0
     repeats: int = 0
@@ -56,7 +56,7 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """How many rows it has by the segment's name."""
+        """How many rows it has, according to the segment's file name."""
         if self.segment.ids is None:
             return self.segment.rows
         return self.segment.ids if self.with_ids else self.segment.rows - self.segment.ids
@@ -64,7 +64,7 @@ class Batch:
     def token(self, start: int, stop: int) -> str:
         """The deduplication token of the INSERT of a range of its rows."""
         whole = self.rows == self.segment.rows and (start, stop) == (0, self.read)
-        return self.segment.token if whole else f"{self.segment.token}-{start}-{stop}"
+        return self.segment.name if whole else f"{self.segment.name}-{start}-{stop}"
 
     def range_of(self, token: str) -> Range:
         """The range of an INSERT of this segment."""
@@ -77,7 +77,7 @@ def batches_of(segment: Segment, parts: Sequence[EncodedRows] | None, *, sent: b
     """The batches of a segment: one for each kind of its rows."""
     kinds = {False: segment.ids != segment.rows, True: segment.ids != 0}
     if segment.ids is None:
-        kinds[False] = False  # looked into when it is inserted
+        kinds[False] = False  # the kinds are found out when it is inserted
     memory = dict(zip((False, True), by_kind(parts), strict=True)) if parts is not None else {}
     return [
         Batch(segment, with_ids, memory.get(with_ids), sent, cut=set(segment.splits))
@@ -96,14 +96,14 @@ def read_batch(batch: Batch, spool: Spool) -> Rows:
 def find_batch(data: Path, token: str) -> tuple[Batch, int, Rows] | None:
     """The batch of an INSERT of rows with ids, the index of its first row and its rows; None if its segment is gone.
 
-    In whichever worker's spool it is. Raises OSError or msgspec.MsgspecError.
+    Looks into the spools of all workers. Raises OSError or msgspec.MsgspecError.
     """
     match = _TOKEN.fullmatch(token)
     if not match:
         return None
     for number in worker_folders(data):
         spool = Spool(spool_of(data, number), data / "quarantine", b"")
-        if segment := spool.find(match["token"]):
+        if segment := spool.find(match["name"]):
             batch = Batch(segment, with_ids=True)
             rows = read_batch(batch, spool)
             batch.read = len(rows)

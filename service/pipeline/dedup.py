@@ -1,8 +1,8 @@
 """Repeats: events that a client sent again, recognised by the id that the client made.
 
-Looked for in ClickHouse before each INSERT of rows with such ids, so that it holds across restarts and instances.
-What is left out may differ between two tries with one token, and that is safe: ``inserts`` asks for the rows of the
-first one before it sends a second.
+ClickHouse is asked for them before each INSERT of rows with such ids, so that they are recognised across restarts and
+instances. Two tries with one token may leave out different rows. That is safe: before it sends the second one,
+``inserter`` asks which rows the first one has stored.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from schemas.rows import BY_CLIENT
 
 
 class KnownIds(Protocol):
-    """What is asked of the store here."""
+    """What is needed of the store."""
 
     async def known_ids(self, ids: Sequence[int], window: float) -> set[int]:
         """Which of these ids were stored within the last ``window`` seconds."""
 
 
 class Repeats:
-    """Finds the repeats in a batch. ``window`` is in seconds, by the times of storing."""
+    """Finds the repeats in a batch. ``window`` is in seconds and counts from the time of storing."""
 
     def __init__(self, store: KnownIds, window: float) -> None:
         self._store = store
@@ -30,7 +30,7 @@ class Repeats:
     async def without(self, rows: Rows) -> Rows:
         """The rows that are no repeats, in order."""
         if not {"id_origin", "event_id"} <= set(rows.header.names) or not len(rows):
-            return rows  # written by a version that took no ids
+            return rows  # written by a version that did not take ids
         decoded = await asyncio.to_thread(rows.decode)
         by, of = (rows.header.names.index(name) for name in ("id_origin", "event_id"))
         ids: dict[int, int] = {}  # id of a client's event: index of the first row that has it

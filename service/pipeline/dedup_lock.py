@@ -1,14 +1,13 @@
 """The lock under which events with ids that clients made are inserted: one INSERT at a time, over all workers.
 
-What ClickHouse has already is looked up right before an INSERT (``repeats``). Did two workers do that at the same time,
-neither would see the other's events, and an event that a client sent to both would be stored twice. For the same reason
-no INSERT may begin while an earlier one, whose answer nobody heard, may still come into the table. So the lock knows
-which INSERT is in flight, and whoever has the lock settles that one first: with the same token, so that ClickHouse
-stores it once.
+Repeats are looked up right before an INSERT (``dedup``). If two workers did that at the same time, neither would see
+the other's events, and an event that a client sent to both would be stored twice. For the same reason no INSERT may
+begin while an earlier one without an answer may still reach the table. So the lock notes which INSERT is in flight.
+Whoever has the lock sends that one again first, with the same token, so that ClickHouse stores it once.
 
-The lock is ``flock`` on the folder: a worker that dies lets go of it, and nobody deletes it. What is in flight is known
-in memory that the workers share, so that a disk that takes no writes stops nobody, and in a file, so that it is known
-after a kill -9 of all of them.
+The lock is ``flock`` on the folder: the kernel releases it when a worker dies, and nobody deletes it. The INSERT in
+flight is noted in memory that the workers share, so that a disk that takes no writes stops nobody, and in a file, so
+that the note survives a kill -9 of all workers.
 """
 
 import asyncio
@@ -23,35 +22,35 @@ from pathlib import Path
 from service.errors import StartError
 from service.worker import NOTE_BYTES, Worker
 
-#: Seconds between two looks whether the lock is free; an INSERT takes ten times that.
+#: Seconds between two attempts to take the lock; an INSERT takes ten times that.
 LOOK_EVERY = 0.005
-#: On the board: whether a worker waits.
+#: The shared counter that says whether a worker waits.
 WAITING = "waiting for the lock"
 _log = logging.getLogger(__name__)
 
 
 class DedupLock:
-    """The lock of a worker. ``path`` is the file of all of them. Raises StartError."""
+    """A worker's handle of the lock. ``path`` is the file with the note, one for all workers. Raises StartError."""
 
     def __init__(self, path: Path, worker: Worker) -> None:
         self._worker = worker
         self._path = path
-        self._memory = worker.board.note if worker.board else memoryview(bytearray(last_note(path)))
+        self._memory = worker.counters.note if worker.counters else memoryview(bytearray(last_note(path)))
         try:
             self._lock = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._fd = self._open()
         except OSError as error:
             raise StartError(f"{path} can't be opened ({error.strerror or error}): mend the disk") from None
-        worker.tell(WAITING, 0)
+        worker.publish(WAITING, 0)
 
     @property
     def in_flight(self) -> str:
-        """The token of the INSERT that may still come into the table; empty if there is none."""
+        """The token of the INSERT that may still reach the table; empty if there is none."""
         return self.attempt.split(" ")[0]
 
     @property
     def attempt(self) -> str:
-        """The same, and which try of it: each has another text."""
+        """The same, and a text that tells each try from the others."""
         return bytes(self._memory).decode(errors="replace").strip("\0 -")
 
     def begin(self, token: str) -> None:
@@ -59,7 +58,7 @@ class DedupLock:
         self._note(f"{token} {secrets.token_hex(4)}")
 
     def end(self) -> None:
-        """Note that it is answered. Needs the lock."""
+        """Note that it has been answered. Needs the lock."""
         self._note("-")
 
     def _note(self, text: str) -> None:
@@ -69,21 +68,21 @@ class DedupLock:
             if not os.fstat(self._fd).st_nlink:  # somebody has deleted it
                 deleted, self._fd = self._fd, self._open()
                 os.close(deleted)
-            os.pwrite(self._fd, note, 0)  # as many bytes as there are: works on a full disk
+            os.pwrite(self._fd, note, 0)  # the file does not grow: this works on a full disk
             os.fdatasync(self._fd)
         except OSError as error:
-            _log.warning("what is in flight can't be noted on disk: %s", error)
+            _log.warning("the INSERT in flight can't be noted on disk: %s", error)
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Have the lock. It is let go of in any case; what is in flight stays noted until it is answered."""
-        if self._worker.tell(WAITING, 1):
-            await asyncio.sleep(2 * LOOK_EVERY)  # if we had it last, they take it now
+        """Hold the lock. It is released in any case; the INSERT in flight stays noted until it is answered."""
+        if self._worker.publish(WAITING, 1):
+            await asyncio.sleep(2 * LOOK_EVERY)  # if we had the lock last, let them take it now
         try:
-            while not self._take():  # noqa: ASYNC110  # the lock of other processes has no event
+            while not self._take():  # noqa: ASYNC110  # a lock of other processes sends no event
                 await asyncio.sleep(LOOK_EVERY)
         finally:
-            self._worker.tell(WAITING, 0)
+            self._worker.publish(WAITING, 0)
         try:
             yield
         finally:
@@ -97,7 +96,7 @@ class DedupLock:
         return True
 
     def close(self) -> None:
-        """Take the lock no more."""
+        """Stop using the lock."""
         for fd in (self._lock, self._fd):
             with suppress(OSError):  # it is closed, whatever the disk says
                 os.close(fd)
@@ -107,7 +106,7 @@ class DedupLock:
 
 
 def last_note(path: Path) -> bytes:
-    """What the last life of the service had in flight, as the file says. Raises StartError."""
+    """What an earlier run of the service had in flight, according to the file. Raises StartError."""
     try:
         return path.read_bytes()[:NOTE_BYTES].ljust(NOTE_BYTES)
     except FileNotFoundError:

@@ -1,12 +1,12 @@
-"""The flusher: takes sealed segments in order and sees to it that all of their rows come into the table, each once.
+"""The flusher: takes sealed segments in order and brings all of their rows into the table, each once.
 
-    submit ──► batches of a segment ─┬─► lane of rows without ids of clients ─┬─► inserts ──► ClickHouse
+    submit ──► batches of a segment ─┬─► lane of rows without ids of clients ─┬─► inserter ──► ClickHouse
                                      └─► lane of rows with such ids ──────────┘
-                                                                              all of a segment: its file is deleted
+                                                                  all rows of a segment stored: its file is deleted
 
 Live segments and those found on disk at the start go through the same function. Rows with ids that clients made are
-looked up first, one INSERT at a time over all workers; so they have a lane of their own, and the others never wait for
-them. In each lane one INSERT is in flight.
+looked up first, one INSERT at a time over all workers. So they have a lane of their own, and the others never wait for
+them. Each lane has one INSERT in flight.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 
-#: Sealed segments whose rows stay in memory; later ones are read back from disk when their turn comes.
+#: How many sealed segments keep their rows in memory; later ones are read back from disk when their turn comes.
 SEGMENTS_IN_MEMORY = 2
-#: Retry-After in seconds while the drain rate is unknown, since ClickHouse confirms nothing.
+#: Retry-After in seconds: while ClickHouse confirms nothing, so that the drain rate is unknown; and at most.
 RETRY_AFTER_UNKNOWN, RETRY_AFTER_MAX = 30.0, 300.0
 
 
@@ -51,7 +51,7 @@ class FlusherStore(InsertStore, Protocol):
         """Whether ClickHouse has been reached, and its tables are there."""
 
     async def until_ready(self) -> None:
-        """Wait for that."""
+        """Wait until it is."""
 
     async def ping(self) -> None:
         """Raise StoreError if ClickHouse does not answer."""
@@ -64,7 +64,7 @@ class _Pending:
     segment: Segment
     batches: list[Batch]
     in_memory: bool
-    accepted_at: float  # the first of its events, on the monotonic clock
+    accepted_at: float  # its first event, on the monotonic clock
     memory_only: bool
     begun_at: float = 0.0
 
@@ -89,7 +89,7 @@ class Flusher(Part):
         self.quarantine = quarantine
         #: Rows in sealed segments that ClickHouse has not confirmed.
         self.pending_rows = 0
-        #: Bytes of segments that can't be read back: their rows are in memory only.
+        #: Bytes of segments that can't be read back, so that their rows are in memory only.
         self.memory_only_bytes = 0
         self._metrics = metrics
         self._spool = spool
@@ -103,7 +103,7 @@ class Flusher(Part):
         }
         self._pending: dict[str, _Pending] = {}
         self._in_memory = 0
-        self._undeleted: list[Segment] = []  # confirmed, and their files are still there
+        self._undeleted: list[Segment] = []  # confirmed, but their files are still there
         self._empty = asyncio.Event()
         self._empty.set()
         self._bytes_per_second = 0.0
@@ -134,10 +134,10 @@ class Flusher(Part):
         keep: bool = False,
         accepted_at: float | None = None,
     ) -> None:
-        """Queue a sealed segment. ``parts`` are its rows and spare reading them; let go of when many are queued.
+        """Queue a sealed segment. ``parts`` are its rows, so that nobody need read them; dropped when many are queued.
 
-        ``keep``: they can't be read back. ``accepted_at``: its first event, on the monotonic clock; None for one that
-        was found on disk, which an earlier process may have inserted.
+        ``keep``: never dropped, since they can't be read back. ``accepted_at``: when its first event was, on the
+        monotonic clock; None for a segment found on disk, which an earlier process may have inserted.
         """
         found = accepted_at is None
         if accepted_at is None:
@@ -148,7 +148,7 @@ class Flusher(Part):
         self._in_memory += parts is not None
         self.memory_only_bytes += segment.size * keep
         batches = batches_of(segment, parts, sent=found)
-        self._pending[segment.token] = _Pending(segment, batches, parts is not None, accepted_at, keep)
+        self._pending[segment.name] = _Pending(segment, batches, parts is not None, accepted_at, keep)
         self.pending_rows += segment.rows
         self._empty.clear()
         for batch in batches:
@@ -161,7 +161,7 @@ class Flusher(Part):
         return min(RETRY_AFTER_MAX, size / self._bytes_per_second)
 
     def start(self, tasks: Tasks) -> None:
-        """Insert, as soon as the store is ready."""
+        """Start inserting as soon as the store is ready."""
         running = {lane.name: lane.run for lane in self._lanes.values()} | {"views": self._inserter.view_filler.run}
         self._tasks = [
             tasks.create_task(self._when_ready(run), name=f"flusher: {name}") for name, run in running.items()
@@ -172,31 +172,31 @@ class Flusher(Part):
         await run()
 
     async def drain(self, seconds: float) -> None:
-        """Wait until all is inserted, at most so long. What is left stays on disk for the next start."""
+        """Wait until all is inserted, at most ``seconds``. What is left stays on disk for the next start."""
         if self._tasks and self._store.ready and seconds > 0:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
 
     async def tend(self) -> None:
-        """Queue what comes back from the quarantine, bring its count up to date, delete what could not be deleted."""
+        """Queue what returns from the quarantine, update its size, and try again to delete confirmed segments."""
         try:
             for path in await self._on_thread(self.quarantine.returning):
                 if segment := await self._on_thread(self.quarantine.take, path, self._spool):
                     self.submit(segment, None)
             await self._on_thread(self.quarantine.count)
             reason = ""
-        except OSError as error:  # a full disk: nothing is lost, the next time does it again
+        except OSError as error:  # a full disk: nothing is lost, the next call tries again
             reason = str(error)
         if reason and reason != self._quarantine_reason:
-            _log.error("what comes back from the quarantine waits: %s", reason)
+            _log.error("rows that return from the quarantine must wait: %s", reason)
         self._quarantine_reason = reason
         undeleted, self._undeleted = self._undeleted, []
         for segment in undeleted:
             await self._delete(segment, quiet=True)
 
     async def close(self) -> None:
-        """Stop inserting. What is cut off here is asked for at the next start."""
+        """Stop inserting. If this cuts off an INSERT, the next start asks the table for its rows."""
         await cancel(self._tasks)
         self._thread.shutdown()
         self._lock.close()
@@ -205,8 +205,8 @@ class Flusher(Part):
             _log.warning("%d events stay in the spool; the next start inserts them", self.pending_rows)
 
     async def _bring(self, batch: Batch) -> None:
-        """Try to bring a batch to where it belongs; the last one of a segment confirms it. Raises Retryable."""
-        pending = self._pending[batch.segment.token]
+        """Try to insert a batch; the last batch of a segment confirms the segment. Raises Retryable."""
+        pending = self._pending[batch.segment.name]
         pending.begun_at = pending.begun_at or time.monotonic()
         if batch.todo != []:
             rows = Rows(CURRENT, batch.parts) if batch.parts is not None else await self._on_thread(self._load, batch)
@@ -218,14 +218,14 @@ class Flusher(Part):
         segment, batches = pending.segment, pending.batches
         names = "read", "quarantined", "repeats"
         read, quarantined, repeats = (sum(getattr(batch, name) for batch in batches) for name in names)
-        await self._on_thread(self.totals.add, segment.token, read - quarantined, datetime.now(UTC))
-        del self._pending[segment.token]
+        await self._on_thread(self.totals.add, segment.name, read - quarantined, datetime.now(UTC))
+        del self._pending[segment.name]
         self._in_memory -= pending.in_memory
         self.memory_only_bytes -= segment.size * pending.memory_only
         self.pending_rows -= segment.rows
         now = time.monotonic()
         seconds = now - pending.begun_at
-        self._metrics.batch_settled(
+        self._metrics.batch_confirmed(
             flushed=read - quarantined - repeats,
             duplicate=repeats,
             quarantined=quarantined,
@@ -234,7 +234,7 @@ class Flusher(Part):
             visible_after=now - pending.accepted_at,
         )
         self._bytes_per_second += (segment.size / max(seconds, 1e-3) - self._bytes_per_second) * 0.2
-        _log.debug("flushed %d rows in %.3f s, token %s", read - quarantined, seconds, segment.token)
+        _log.debug("flushed %d rows in %.3f s, segment %s", read - quarantined, seconds, segment.name)
         await self._delete(segment)
         if not self._pending:
             self._empty.set()
@@ -245,7 +245,7 @@ class Flusher(Part):
         except OSError as error:
             self._undeleted.append(segment)
             if not quiet:
-                _log.error("%s is in the table and can't be deleted, so that is tried again: %s", segment.path, error)
+                _log.error("%s is stored but can't be deleted; this is tried again: %s", segment.path, error)
 
     def _load(self, batch: Batch) -> Rows:
         try:
@@ -253,9 +253,9 @@ class Flusher(Part):
         except FileNotFoundError:
             _log.error("%s was deleted by someone else: its %d events are lost", batch.segment.path, batch.rows)
             return Rows(CURRENT, [])
-        except msgspec.MsgspecError as error:  # its header is damaged, and the rows are not those of today
+        except msgspec.MsgspecError as error:  # a damaged header, and the rows don't fit the current one
             self._spool.put_aside(batch.segment)
-            text = "%s does not say what its %d events are (%s): copied to the quarantine, and lost"
+            text = "%s is damaged, so that its %d events can't be read (%s): copied to the quarantine, and lost"
             _log.error(text, batch.segment.path, batch.rows, error)
             return Rows(CURRENT, [])
         if lost := batch.rows - len(rows):

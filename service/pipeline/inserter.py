@@ -1,15 +1,15 @@
-"""Brings the rows of a batch into the table, each once. One rule makes it so:
+"""Brings the rows of a batch into the table, each once. One rule ensures that:
 
-    What may have been sent before is first asked for, by its segment, and only what is missing is sent.
+    Before rows that may have been sent are sent again, ask the table for their segment, and send only what is missing.
 
-The column ``segment`` of a row says with which INSERT it came, so the table itself remembers for ever what was stored.
-(A deduplication token is remembered for the last INSERTs only, and not through a power cut.) An INSERT is one block,
-and of each month all or nothing. So the answer, how many rows of which range and month are there, says what is missing.
-What ClickHouse is still at when it is asked can't be seen by that: so each try of a range has the same token.
+The column ``segment`` of a row says which INSERT brought it, so the table itself remembers for ever what was stored.
+(ClickHouse remembers a deduplication token only for the last INSERTs, and not through a power cut.) An INSERT is one
+block, and ClickHouse stores all rows of a month or none. So the answer, how many rows of each range and month are
+there, says what is missing. It does not show an INSERT that still runs: so each try of a range has the same token.
 
 A *rejected* range is halved until the bad rows are alone; they go to the quarantine, the others into the table. Each
-half is a range with a token of its own. No note is kept of that: what is stored and what is in the quarantine tells it.
-Only the INSERT itself can reject rows. Whatever else fails passes, and is tried again.
+half is a range with a token of its own. The halving is not noted: the table and the quarantine show it. Only the INSERT
+itself can reject rows. Any other failure is temporary, and is tried again.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from service.spool.quarantine import Quarantine
 
 _log = logging.getLogger(__name__)
 
-#: By range and month (202612), how many rows of a segment the table has.
+#: How many rows of a segment the table has, by range and month (202612).
 Stored = dict[Range, dict[int, int]]
 
 
@@ -41,22 +41,22 @@ class InsertStore(KnownIds, FillerStore, Protocol):
     """What is needed of the store. Each raises StoreError; only ``insert`` raises Rejected or ViewFailed."""
 
     async def insert(self, rows: Rows, token: str, *, past_views: bool = False) -> None:
-        """Insert one block. ``past_views``: whatever views behind the table make of it."""
+        """Insert one block. ``past_views``: even if views behind the table fail."""
 
     async def stored(self, segment: str, since: int, until: int) -> list[tuple[str, int, int]]:
-        """Of the rows of a segment: the INSERT's token, the month, how many. Times of receipt in ms since 1970."""
+        """The stored rows of a segment: the INSERT's token, the month, how many. Times of receipt in ms since 1970."""
 
     async def is_running(self, token: str) -> bool:
-        """Whether ClickHouse may be at an INSERT with this token; True if that can't be told."""
+        """Whether ClickHouse may be running an INSERT with this token; True if that is not known."""
 
-    async def remember_ids(self, token: str, since: int, until: int) -> None:
-        """See to it that the ids of the rows of an INSERT are among the known ones."""
+    async def remember_ids(self, segment: str, since: int, until: int) -> None:
+        """Make sure that the ids of a segment's rows are among the known ones."""
 
 
 class _Open(NamedTuple):
-    """An INSERT that is not ours and that nobody heard of, and until when it may run on the monotonic clock.
+    """Another batch's INSERT that got no answer, and until when it may run, on the monotonic clock.
 
-    ``tried``: it was sent again from here, and nobody heard of that either.
+    ``tried``: we sent it again, and got no answer either.
     """
 
     attempt: str
@@ -65,7 +65,7 @@ class _Open(NamedTuple):
 
 
 class Inserter:
-    """Inserts the batches of a worker. ``window`` is how far back repeats are looked for, in seconds."""
+    """Inserts the batches of a worker. ``window`` is how far back it looks for repeats, in seconds."""
 
     def __init__(
         self,
@@ -87,29 +87,29 @@ class Inserter:
         self._open = _Open("", 0.0)
 
     async def insert(self, batch: Batch, rows: Rows) -> None:
-        """Try once to bring all rows of the batch to where they belong; another try goes on from there.
+        """Try once to store all rows of the batch or put them into the quarantine; the next try continues from there.
 
         Raises Retryable.
         """
         batch.read = len(rows)
         if batch.todo is None:
             batch.todo = [(batch.start, batch.start + len(rows))] if len(rows) else []
-        if not batch.todo:  # at once: of two batches of a segment only the last one may find that all is done
+        if not batch.todo:  # without waiting: only the last of a segment's batches may find that all is done
             return
         stored = await self._ask(batch, rows) if batch.sent else {}
-        quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.token) if batch.sent else set()
+        quarantined = await self._on_thread(self._quarantine.rows_of, batch.segment.name) if batch.sent else set()
         work = [(start, rows.slice(start - batch.start, stop - batch.start)) for start, stop in batch.todo]
         try:
             while work:
                 start, part = work[-1]
-                work[-1:] = await self._settle(batch, start, part, stored, quarantined)
+                work[-1:] = await self._insert_range(batch, start, part, stored, quarantined)
         finally:
             batch.todo = [(start, start + len(part)) for start, part in work]
 
-    async def _settle(
+    async def _insert_range(
         self, batch: Batch, start: int, rows: Rows, stored: Stored, quarantined: set[int]
     ) -> list[tuple[int, Rows]]:
-        """Bring a range to where it belongs, or return what it is cut into, the first part last."""
+        """Store a range or put it into the quarantine; or return the parts that it is cut into, the first one last."""
         stop = start + len(rows)
         token = batch.token(start, stop)
         if len(rows) == 1 and start in quarantined:
@@ -125,10 +125,10 @@ class Inserter:
                 reason = "an earlier try may still store these rows"
                 raise Retryable(f"{error}; {reason}", error.code, public=error.public) from None
             if len(rows) == 1:
-                await self._on_thread(self._quarantine.put, batch.segment.token, start, rows, error)
+                await self._on_thread(self._quarantine.put, batch.segment.name, start, rows, error)
                 batch.quarantined += 1
                 return []
-            _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, batch.segment.token, error)
+            _log.warning("ClickHouse rejects rows %d to %d of %s: %s", start, stop, batch.segment.name, error)
             batch.cut.add((start, stop))
             return await self._halves(start, rows)
         return []
@@ -139,7 +139,7 @@ class Inserter:
         return [(start + middle, second), (start, first)]
 
     async def _insert_missing(self, batch: Batch, start: int, rows: Rows, stored: Stored) -> int:
-        """Insert the rows of a range that are not in the table; how many were repeats. Raises StoreError."""
+        """Insert the rows of a range that the table lacks; return how many were repeats. Raises StoreError."""
         token = batch.token(start, start + len(rows))
         rows, left_out = await self._missing(batch, start, rows, stored)
         if not len(rows):
@@ -148,7 +148,7 @@ class Inserter:
             await self._send(batch, token, rows)
             return 0
         async with self._lock.held():
-            await self._settle_in_flight(token)
+            await self._resolve_in_flight(token)
             if self._lock.in_flight and not batch.running_until:  # a try of an earlier process
                 batch.running_until = time.monotonic() + RUNS_AT_MOST
             fresh = await self._repeats.without(rows)
@@ -165,13 +165,13 @@ class Inserter:
             return len(rows) - len(fresh)
 
     async def _missing(self, batch: Batch, start: int, rows: Rows, stored: Stored) -> tuple[Rows, int]:
-        """The rows of a range that no INSERT has brought; and how many were left out of one as repeats."""
+        """The rows of a range that no INSERT has stored; and how many an INSERT has left out as repeats."""
         stop = start + len(rows)
         there = [months for (a, b), months in stored.items() if a <= start and stop <= b]
         if not there:
             return rows, 0
-        if batch.with_ids and (span := await self._on_thread(rows.span)):  # the view that does it may have failed
-            await self._store.remember_ids(batch.segment.token, *span)
+        if batch.with_ids and (span := await self._on_thread(rows.span)):  # the view that does this may have failed
+            await self._store.remember_ids(batch.segment.name, *span)
             batch.ids_missed = False
         counted = sum(sum(months.values()) for months in there)
         if counted >= len(rows):
@@ -188,7 +188,7 @@ class Inserter:
                 batch.ids_missed = batch.with_ids
                 await self._store.insert(rows, token, past_views=True)
                 if batch.with_ids and (span := await self._on_thread(rows.span)):
-                    await self._store.remember_ids(batch.segment.token, *span)
+                    await self._store.remember_ids(batch.segment.name, *span)
                 batch.ids_missed = False
                 await self.view_filler.add(rows, token, sent_at, error)
         except Retryable as error:
@@ -196,10 +196,10 @@ class Inserter:
                 batch.running_until = time.monotonic() + RUNS_AT_MOST
             raise
 
-    async def _settle_in_flight(self, token: str) -> None:
-        """End what an INSERT left open whose answer nobody heard, perhaps that of a worker which is gone.
+    async def _resolve_in_flight(self, token: str) -> None:
+        """Send the INSERT again that is in flight without an answer, perhaps from a worker that has died.
 
-        It is sent again: then it is stored, or dropped by its token if it comes after us. Raises InFlight.
+        Then it is stored, and if the first one still arrives, ClickHouse drops it by its token. Raises InFlight.
         """
         other = self._lock.in_flight
         if other in ("", token):
@@ -209,34 +209,34 @@ class Inserter:
         try:
             await self._send_again(other)
         except Rejected:
-            pass  # an answer too; the worker that has the segment will get it again
-        except (StoreError, OSError, msgspec.MsgspecError) as error:  # a spool may be one that can't be read
-            known = error if isinstance(error, StoreError) else Retryable(f"an INSERT of before is not known: {error}")
+            pass  # an answer too: the worker that has the segment will get the same
+        except (StoreError, OSError, msgspec.MsgspecError) as error:  # the spool may not be readable
+            known = error if isinstance(error, StoreError) else Retryable(f"an earlier INSERT is unreadable: {error}")
             if isinstance(known, Retryable) and known.may_run:
                 self._open = self._open._replace(until=time.monotonic() + RUNS_AT_MOST, tried=True)
             if time.monotonic() < self._open.until:
-                raise InFlight(f"waits for {other}: {known}", known.code, public=known.public) from error
+                raise InFlight(f"waiting for {other}: {known}", known.code, public=known.public) from error
         await self._on_thread(self._lock.end)
 
     async def _send_again(self, token: str) -> None:
-        """Send what the table lacks of an INSERT that is open. Raises StoreError, OSError, MsgspecError."""
+        """Send the rows that the table lacks of the INSERT in flight. Raises StoreError, OSError, MsgspecError."""
         found = await self._on_thread(find_batch, self._data, token)
         if found:
             batch, start, rows = found
             missing, _ = await self._missing(batch, start, rows, await self._ask(batch, rows))
             fresh = await self._repeats.without(missing)
             if len(fresh) and self._open.tried:
-                raise Retryable("ClickHouse may still be at an INSERT that nobody heard of")
+                raise Retryable("ClickHouse may still run an INSERT that got no answer")
             if len(fresh):
                 await self._send(batch, token, fresh)
 
     async def _ask(self, batch: Batch, rows: Rows) -> Stored:
-        """What the table has of a batch."""
+        """Which rows of a batch the table has."""
         span = await self._on_thread(rows.span)
         if not span:
             return {}
         stored: Stored = {}
-        for token, month, count in await self._store.stored(batch.segment.token, *span):
+        for token, month, count in await self._store.stored(batch.segment.name, *span):
             stored.setdefault(batch.range_of(token), {})[month] = count
         return stored
 

@@ -1,4 +1,4 @@
-"""From a body to rows that are kept, and the answer that is then true."""
+"""From a request's body to durable rows and the answer to the client."""
 
 import asyncio
 import time
@@ -9,15 +9,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_batch_leniently, parse_event
 from schemas.payload import EncodedRows
-from schemas.refusals import ErrorItem
 from schemas.rows import derive_event_id, first_id, id_text, make_rows
 from schemas.times import iso
+from schemas.validation_errors import ErrorItem
 from service.errors import Shed, SpoolFailed, Unavailable
 from service.part import Part
 from service.pipeline.rate_limit import RateLimit
 from service.pipeline.writer import BatchWriter
 
-#: A larger body is parsed on a thread, since the worst of that size take as long as hundreds of usual requests.
+#: A larger body is parsed on a thread: the worst of that size takes as long as hundreds of usual requests.
 AT_ONCE_MAX_BYTES = 2**18
 
 Parsed = TypeVar("Parsed")
@@ -26,7 +26,7 @@ Parsed = TypeVar("Parsed")
 class Accepted(NamedTuple):
     """What a request brought: rows to be made durable, and the answer that is true once they are.
 
-    ``refused`` are the events of a batch request that were not taken: how many, by why.
+    ``refused``: how many events of a batch request were not taken, by reason.
     """
 
     rows: EncodedRows
@@ -38,17 +38,17 @@ class Accepted(NamedTuple):
 class Intake(Part):
     """Turns bodies into rows and answers, and keeps the rows.
 
-    ``key`` is the Idempotency-Key; ``source`` is the name of the token, which is charged for what is kept, and for
-    nothing else.
+    ``key`` is the Idempotency-Key; ``source`` is the name of the access token, whose rate limit counts only events that
+    are kept.
     """
 
     def __init__(self, writer: BatchWriter, rate_limit: RateLimit | None) -> None:
         self.writer = writer
         self.rate_limit = rate_limit
-        self._parser = ThreadPoolExecutor(1, "parser")  # one: several would make the event loop wait for each in turn
+        self._parser = ThreadPoolExecutor(1, "parser")  # one: several would hold up the event loop longer
 
     async def close(self) -> None:
-        """Parse no more."""
+        """Stop parsing."""
         self._parser.shutdown(wait=False)
 
     def check_rate(self, source: str) -> None:
@@ -83,7 +83,7 @@ class Intake(Part):
     ) -> Accepted:
         """The valid events of a batch, with the ``errors`` of the others. Raises RequestError.
 
-        Near the spool's cap, those of the priorities that are still taken: there may be no rows.
+        Near the spool's cap only events of higher priorities are taken: there may be no rows.
         """
         invalid = {item["loc"][2] for item in errors}
         received = len(batch.events) + len(invalid)
@@ -113,7 +113,7 @@ class Intake(Part):
         return Accepted(rows, ack | ({"errors": errors} if errors else {}), headers, refused_by)
 
     async def parse(self, parser: Callable[[bytes], Parsed], body: bytes) -> Parsed:
-        """What the parser makes of the body: on a thread if it may take long. Raises Invalid."""
+        """Parse the body, on a thread if it may take long. Raises Invalid."""
         if len(body) <= AT_ONCE_MAX_BYTES:
             return parser(body)
         return await asyncio.get_running_loop().run_in_executor(self._parser, parser, body)
@@ -130,11 +130,11 @@ class Intake(Part):
     def put(self, source: str, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
         """As ``BatchWriter.put``."""
         if self.rate_limit:
-            done = partial(self._settled, source, len(rows), done)
+            done = partial(self._on_done, source, len(rows), done)
         self.writer.put(rows, size, done)
         self._charge(source, len(rows))
 
-    def _settled(
+    def _on_done(
         self, source: str, events: int, done: Callable[[SpoolFailed | None], object], error: SpoolFailed | None
     ) -> None:
         if error:
@@ -155,7 +155,7 @@ def _parse_whole_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
 
 
 def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[int], list[ErrorItem]]:
-    """Take the events of these priorities out of the batch; the places of the others, and why these were refused."""
+    """Remove the events of these priorities from the batch; return the places of the others, and the errors."""
     kept, errors = [], []
     for event, place in zip(batch.events, places, strict=True):
         if event.priority in shed:
@@ -168,5 +168,5 @@ def _shed(batch: ParsedBatch, places: list[int], shed: Set[str]) -> tuple[list[i
 
 
 def _derived(source: str, key: str | None, places: list[int]) -> list[bytes] | None:
-    """The ids of a request with an Idempotency-Key: by it, the client's token and the places of the events."""
+    """The ids of a request with an Idempotency-Key, made from the key, the client's token and each event's place."""
     return None if key is None else [derive_event_id(source, key, place) for place in places]

@@ -1,9 +1,9 @@
-"""A lane: the batches of one kind, brought into the table one at a time, the oldest first, for as long as it takes.
+"""A lane: the batches of one kind, inserted one at a time, the oldest first, for as long as it takes.
 
-A try that fails is followed by another, after a pause: exponential backoff with jitter, without end. A batch that
-ClickHouse fails to take again and again, while it takes others or at least answers, steps aside, and those behind it go
-first. Those aside are tried again and again as well, and never take more than half of the time from the others. Many
-aside mean that it is not the batches: then a pause follows each failure.
+A failed try is followed by another, after a pause: exponential backoff with jitter, without end. If a batch fails
+repeatedly while ClickHouse takes others or at least answers, it steps aside, and those behind it go first. Batches that
+stepped aside are tried again too, but get at most half of the time. If many step aside, the batches are not the cause:
+then a pause follows each failure.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from service.pipeline.batch import RUNS_AT_MOST, Batch
 from service.telemetry.status import Status
 
 BACKOFF_FIRST, BACKOFF_MAX, BACKOFF_MAX_MISCONFIGURED = 0.1, 5.0, 15.0
-#: Tries after which a batch steps aside, and how many do before it is no longer taken for their own fault.
+#: Tries after which a batch steps aside; and how many may do so before we stop blaming the batches.
 TRIES_AT_HEAD, ASIDE_MAX = 3, 8
-#: Seconds between two tries of rows with ids that nobody hears of, at most: after each the others have to wait.
+#: At most so many seconds between two tries of rows with ids that get no answer: after each, the others must wait.
 BACKOFF_MAX_UNHEARD = 600.0
 _log = logging.getLogger(__name__)
 
 
 class Lane:
-    """Owns its batches. ``bring`` tries one, raises Retryable; ``answers`` raises StoreError if ClickHouse is away."""
+    """Owns its batches. ``bring`` tries one, or raises Retryable; ``answers`` raises StoreError without ClickHouse."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Lane:
         self._status = status
         self._queue: deque[Batch] = deque()
         self._submitted = asyncio.Event()
-        self._others_until = 0.0  # on the monotonic clock: none that is aside is tried before, if there are others
+        self._others_until = 0.0  # on the monotonic clock: until then, others go before those that stepped aside
 
     def submit(self, batch: Batch) -> None:
         """Queue a batch."""
@@ -53,7 +53,7 @@ class Lane:
         self._submitted.set()
 
     async def run(self) -> None:
-        """Bring batches for ever."""
+        """Insert batches for ever."""
         while True:
             batch = await self._next()
             began = time.monotonic()
@@ -61,11 +61,11 @@ class Lane:
                 await self._bring(batch)
             except Retryable as error:
                 await self._failed(batch, error, began)
-            except OSError as error:  # of the disk: the batch stays there and must not stop the others
-                _log.error("batch %s is tried again later: %s", batch.segment.token, error)
+            except OSError as error:  # of the disk, where the batch stays; it must not stop the others
+                _log.error("batch %s will be tried again: %s", batch.segment.name, error)
                 self._step_aside(batch, BACKOFF_MAX, began)
-            except Exception:  # noqa: BLE001 - a bug: neither must that
-                _log.exception("batch %s could not be inserted, and is tried again later", batch.segment.token)
+            except Exception:  # noqa: BLE001 - a bug must not stop them either
+                _log.exception("batch %s could not be inserted and will be tried again", batch.segment.name)
                 self._step_aside(batch, BACKOFF_MAX, began)
             else:
                 self._queue.remove(batch)
@@ -106,7 +106,7 @@ class Lane:
             if isinstance(error, InFlight) or batch.tries < TRIES_AT_HEAD or not await self._is_its_own(error):
                 await asyncio.sleep(pause)
                 return
-            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.token, batch.tries, error)
+            _log.warning("batch %s steps aside after %d tries: %s", batch.segment.name, batch.tries, error)
         aside = sum(1 for one in self._queue if one.due)
         if aside >= ASIDE_MAX:
             await asyncio.sleep(pause)
@@ -118,7 +118,7 @@ class Lane:
         self._others_until = max(self._others_until, now + (now - began))
 
     async def _is_its_own(self, error: Retryable) -> bool:
-        """Whether the failure may be the batch's own, since ClickHouse answers."""
+        """Whether the batch itself may be the cause of the failure, since ClickHouse answers."""
         if error.code:
             return True
         try:

@@ -1,10 +1,10 @@
-"""The rate limit: how many events a second each access token may send, off unless set.
+"""The rate limit: how many events a second each access token may send. It is off unless set.
 
-A bucket for each token fills at the rate, up to one second's worth or one full batch request. A request
-is let in while there is anything in the bucket and takes out what it holds, be it more than is there:
-the debt is waited for by the next one. So no request needs to be read to be refused.
+Each token has a bucket that fills at the rate, up to one second's worth or one full batch request. A request
+is let in if the bucket is not empty, and takes out as much as it has events, even more than is there: the
+next request waits for the debt. So a request can be refused before it is read.
 
-Several workers have one bucket together: each takes out of its own what the others tell that they took.
+The workers share one bucket: each publishes what it took, and the others take that out of theirs.
 """
 
 import time
@@ -23,7 +23,7 @@ class _Bucket(NamedTuple):
 
 
 class RateLimit:
-    """``rate`` is in events a second and token."""
+    """``rate`` is in events per second, for each token."""
 
     def __init__(self, rate: float, clock: Callable[[], float] = time.monotonic, worker: Worker = ALONE) -> None:
         self._rate = rate
@@ -31,8 +31,10 @@ class RateLimit:
         self._clock = clock
         self._worker = worker
         self._began = clock()
-        board = worker.board
-        self._taken_before = {name: board.of_others(name, worker.number) for name in board.names} if board else {}
+        counters = worker.counters
+        self._taken_before = (
+            {name: counters.of_others(name, worker.number) for name in counters.names} if counters else {}
+        )
         self._buckets: dict[str, _Bucket] = {}  # by the token's name
 
     def check(self, name: str) -> None:
@@ -42,18 +44,18 @@ class RateLimit:
             raise RateLimited(retry_after=(1 - content) / self._rate)
 
     def take(self, name: str, events: int) -> None:
-        """Count the events of a request that was let in; a negative number is of those that were not kept after all."""
+        """Count the events of a request that was let in; a negative number gives back those that were not kept."""
         bucket = self._bucket(name)
         self._buckets[name] = bucket._replace(content=bucket.content - events)
-        if board := self._worker.board:
+        if counters := self._worker.counters:
             key, number = taken_with(name), self._worker.number
-            board.put(key, number, board.get(key, number) + events)
+            counters.put(key, number, counters.get(key, number) + events)
 
     def _bucket(self, name: str) -> _Bucket:
-        now, board, key = self._clock(), self._worker.board, taken_with(name)
-        elsewhere = board.of_others(key, self._worker.number) if board else 0
+        now, counters, key = self._clock(), self._worker.counters, taken_with(name)
+        elsewhere = counters.of_others(key, self._worker.number) if counters else 0
         full = _Bucket(self._most, self._began, self._taken_before.get(key, 0))
         content, at, before = self._buckets.get(name, full)
-        # Not more than full: after what others took, since nobody knows when they did.
+        # The cap comes after what others took, since we don't know when they took it.
         content = min(self._most, content + (now - at) * self._rate - (elsewhere - before))
         return _Bucket(content, now, elsewhere)

@@ -1,8 +1,8 @@
 """How many events ClickHouse has confirmed since the data folder was made, and when it last did.
 
-A count for people, kept in one small file for each worker. It is not a ledger: nothing decides by it what to insert.
-It is written before the segment is deleted and remembers that segment's token, so that a crash in
-between does not count the segment twice, whichever worker has the segment by then.
+A count for people, in one small file for each worker. It is not a ledger: nothing that is inserted depends on it.
+It is written before the segment is deleted, with that segment's name, so that a crash in between does
+not count the segment twice, whichever worker has it then.
 """
 
 import json
@@ -19,12 +19,12 @@ FILE = "flushed.json"
 
 class _Saved(NamedTuple):
     flushed: int = 0
-    token: str = ""
+    segment: str = ""
     time: datetime | None = None
 
 
 class Totals:
-    """``flushed`` and ``last_flush`` of a worker, kept across restarts. Worker 0 counts for those that are no more."""
+    """``flushed`` and ``last_flush`` of a worker, kept across restarts. Worker 0 counts for those that are gone."""
 
     def __init__(self, data: Path, worker: Worker = ALONE) -> None:
         files = {number: _read(folder / FILE) for number, folder in worker_folders(data).items()}
@@ -33,8 +33,8 @@ class Totals:
         self._path = worker_folder(data, worker.number) / FILE
         self._own = own.flushed
         self._left = sum(one.flushed for one in left)
-        self._last = own.token
-        self._counted = {one.token for one in files.values()}  # at the start: what came after was deleted in time
+        self._last = own.segment
+        self._counted = {one.segment for one in files.values()}  # as of the start: later segments were deleted in time
         self.last_flush = max((one.time for one in (own, *left) if one.time), default=None)
 
     @property
@@ -42,18 +42,18 @@ class Totals:
         """Events that ClickHouse has confirmed."""
         return self._own + self._left
 
-    def add(self, token: str, rows: int, time: datetime) -> None:
+    def add(self, segment: str, rows: int, time: datetime) -> None:
         """Count the rows of a segment, once."""
-        if token == self._last or token in self._counted:
+        if segment == self._last or segment in self._counted:
             return
         self._own += rows
-        self._last, self.last_flush = token, time
-        saved = {"events_flushed_total": self._own, "last_flush": time.isoformat(), "last_token": token}
+        self._last, self.last_flush = segment, time
+        saved = {"events_flushed_total": self._own, "last_flush": time.isoformat(), "last_token": segment}
         temporary = self._path.with_suffix(".tmp")
         try:
             temporary.write_text(json.dumps(saved))
             temporary.rename(self._path)
-        except OSError as error:  # a full disk must not stop the flusher, which is what frees it
+        except OSError as error:  # a full disk must not stop the flusher, which frees it
             _log.warning("%s can't be written: %s", self._path, error)
 
 

@@ -1,9 +1,9 @@
-"""Fills views that failed: rows that are in the table, and that a materialized view behind it has missed.
+"""Fills views that failed, with the rows that the table has and a materialized view behind it has missed.
 
-ClickHouse stores an INSERT in the table also when a view fails. Sent again with the same token, the rows are not stored
-again, and the view gets them if somebody has mended it. That is safe only while ClickHouse surely knows the token: as
-long as it was not started anew, and the table has not had half as many INSERTs as it remembers. After that the rows are
-given up, with a line of log that names their segment: docs/operations.md says how to fill the view from the table.
+ClickHouse stores an INSERT in the table even if a view fails. If the rows are sent again with the same token, the table
+does not store them again, and a view that has been repaired gets them. That is safe only while ClickHouse certainly
+remembers the token: it has not restarted since, and the table has had less than half as many INSERTs as it remembers.
+After that we give up, and the log names the segment: docs/operations.md says how to fill the view from the table.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from schemas.payload import Rows
 from service.errors import Retryable, StoreError, ViewFailed
 from service.store.token_memory import TokenMemory
 
-#: Bytes of rows that are kept for views, in memory: a view that fails must not fill it.
+#: Bytes of rows that are kept in memory for views: a failing view must not fill it.
 KEPT_MAX_BYTES = 32 * 2**20
 #: Seconds between two tries, at first and at most.
 BACKOFF_FIRST, BACKOFF_MAX = 0.5, 15.0
@@ -32,7 +32,7 @@ class FillerStore(Protocol):
         """Insert one block."""
 
     async def token_memory(self) -> TokenMemory:
-        """What tells whether a token is known still."""
+        """What shows whether ClickHouse still remembers a token."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class _Missed:
 
 
 class ViewFiller:
-    """Keeps what views have missed, and sends it again until they take it."""
+    """Keeps the rows that views have missed, and sends them again until they take them."""
 
     def __init__(self, store: FillerStore) -> None:
         self._store = store
@@ -54,7 +54,7 @@ class ViewFiller:
         self._added = asyncio.Event()
 
     async def add(self, rows: Rows, token: str, sent_at: float, error: ViewFailed) -> None:
-        """These rows were stored after ``sent_at``, on the monotonic clock, and a view has failed."""
+        """Keep these rows: they were stored after ``sent_at``, on the monotonic clock, and a view has failed."""
         size = sum(len(part.payload) for part in rows.parts)
         try:
             memory = await self._store.token_memory()
@@ -63,13 +63,13 @@ class ViewFiller:
         if not memory.window or self._size + size > KEPT_MAX_BYTES:
             self._give_up(token, str(error))
             return
-        _log.warning("a view lacks the rows of segment %s until it takes them: %s", token, error)
+        _log.warning("a view lacks the rows of segment %s, which will be sent again: %s", token, error)
         self._missed.append(_Missed(rows, token, size, sent_at, memory.blocks))
         self._size += size
         self._added.set()
 
     async def run(self) -> None:
-        """Fill for ever, the oldest first: while that one fails the others need not be tried."""
+        """Fill views for ever, the oldest rows first: while those fail, the others are not tried."""
         pause = BACKOFF_FIRST
         while True:
             if not self._missed:
@@ -82,18 +82,18 @@ class ViewFiller:
             except Retryable:
                 pause = min(BACKOFF_MAX, pause * 2)
                 continue
-            except Exception as error:  # noqa: BLE001 - whatever it is, the next ones may do without it
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others may not have it
                 self._give_up(self._missed[0].token, str(error))
             else:
                 if filled:
                     pause = 0.0
-                    _log.info("a view that had failed has the rows of segment %s now", self._missed[0].token)
+                    _log.info("a view that had failed now has the rows of segment %s", self._missed[0].token)
             self._size -= self._missed.popleft().size
 
     def close(self) -> None:
-        """Fill no more."""
+        """Stop filling."""
         for missed in self._missed:
-            self._give_up(missed.token, "the service ends")
+            self._give_up(missed.token, "the service stops")
 
     async def _fill(self, missed: _Missed) -> bool:
         memory = await self._store.token_memory()

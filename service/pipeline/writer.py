@@ -1,4 +1,4 @@
-"""The writer: makes rows durable and cuts them into batches, so that a returned ``add`` is a promise.
+"""The writer: makes rows durable and cuts them into batches. When ``add`` returns, its rows are kept.
 
     add ──► waiting ──► one group ──► its frames, one fdatasync ──► every add of the group returns
                                           │ rows, bytes or age
@@ -6,8 +6,8 @@
                                   segment sealed ──► flusher
 
 Group commit: while the spool's thread syncs one group, the next one gathers. No timer delays a lone
-request, and load makes the groups larger. A group never grows past what fills the segment, so that
-batches have the size that was asked for.
+request, and load makes the groups larger. A group never holds more than fills the segment, so that
+batches have the configured size.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
 
-#: Upper bound of what a row takes in a segment beyond the bytes that it came in: ids, times, lengths, defaults.
+#: Upper bound of the bytes that a row adds to those it came in: ids, times, lengths, defaults.
 ROW_OVERHEAD_BYTES = 200
-#: Events taken from the network and not yet on disk: a bound on memory, far above what a working disk leaves waiting.
+#: Bytes of events that may wait for the disk: a bound on memory, far above what a working disk leaves waiting.
 WAITING_MAX_BYTES = 64 * 2**20
-#: Acknowledged events that the disk does not give back, and so are in memory only: beyond, no others are taken.
+#: Bytes of acknowledged events that can't be read back from disk and stay in memory: beyond, no others are taken.
 MEMORY_ONLY_MAX_BYTES = 64 * 2**20
-#: Room without which the spool counts as full, so that /health says so before a request finds out.
+#: With less room than this the spool counts as full, so that /health says so before a request finds out.
 ROOM_MIN_BYTES = 4096
 
 
-#: How full the spool may be for events of each priority to be taken, as a share of its cap: an order outlives a hover.
+#: Up to which share of the spool's cap events of each priority are taken: an order matters more than a hover.
 TAKEN_UNTIL = {"low": 0.80, "medium": 0.90, "high": 0.95, "critical": 1.0}
 
 
@@ -53,7 +53,7 @@ class Limits:
     spool_max_bytes: int
 
 
-#: Of a group whose commit a bug has cut off: its frame may be on disk, and then the next start inserts it.
+#: For a group whose commit a bug has cut off: if its frame is on disk, the next start inserts it.
 _UNKNOWN = "The service has failed, and it is not known whether the events were kept"
 _SHED_FROM = min(TAKEN_UNTIL.values())
 _NONE_SHED: frozenset[str] = frozenset()
@@ -66,9 +66,9 @@ class _Waiter(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of a group. ``readable``: whether the sealed segment can be read back from the disk.
+    """The result of a commit. ``readable``: whether the sealed segment can be read back from the disk.
 
-    ``bug`` is why it could not be sealed: what became of the open segment only the next start can tell.
+    ``bug`` is why the segment could not be sealed: only the next start can tell what it holds.
     """
 
     sealed: Segment | None
@@ -116,42 +116,42 @@ class BatchWriter(Part):
     async def add(self, rows: EncodedRows, size: int) -> None:
         """Make ``rows`` durable; they came in ``size`` bytes. On return they are kept, whatever happens.
 
-        Raises Unavailable (SpoolFull, SpoolFailed, Stopping): then none of them is.
+        Raises Unavailable (SpoolFull, SpoolFailed, Stopping): then none of them is kept.
         """
         done = asyncio.get_running_loop().create_future()
         self.put(rows, size, partial(_resolve, done))
         await done
 
     def put(self, rows: EncodedRows, size: int, done: Callable[[SpoolFailed | None], object]) -> None:
-        """As ``add``, for those who don't wait: ``done`` is called with None, or why they are not kept."""
+        """As ``add``, without waiting: ``done`` is called with None, or with the reason why the rows are not kept."""
         size += ROW_OVERHEAD_BYTES * len(rows)
-        if refusal := self._refusal(size):
-            raise refusal
+        if unavailable := self._unavailable(size):
+            raise unavailable
         self._waiting.append(_Waiter(rows, size, done))
         self._waiting_bytes += size
         self._wake.set()
 
     def unavailable_reason(self) -> str | None:
         """Why an event of the usual priority sent now would not be kept; None if it would be."""
-        if refusal := self._refusal(ROOM_MIN_BYTES):
-            return str(refusal.detail)
+        if unavailable := self._unavailable(ROOM_MIN_BYTES):
+            return str(unavailable.detail)
         if DEFAULT_PRIORITY in self.shed_priorities():
             return SpoolFull.detail
         return None if self._status.ok else self._status.reason
 
     def shed_priorities(self) -> frozenset[str]:
-        """The priorities of which no events are taken now, since the spool nears its cap; usually none."""
+        """The priorities whose events are refused now, because the spool is nearly full; usually none."""
         full = (self._spool.filled + self._waiting_bytes) / self.limits.spool_max_bytes
         if full < _SHED_FROM:
             return _NONE_SHED
         return frozenset(priority for priority, until in TAKEN_UNTIL.items() if full >= until)
 
     def seconds_to_room(self) -> float:
-        """How long until events of every priority are taken again, by the rate of late."""
+        """How many seconds until events of every priority are taken again, by the recent rate."""
         room = _SHED_FROM * self.limits.spool_max_bytes
         return self._flusher.seconds_to_free(max(0, int(self._spool.filled + self._waiting_bytes - room)))
 
-    def _refusal(self, size: int) -> SpoolFull | SpoolFailed | Stopping | None:
+    def _unavailable(self, size: int) -> SpoolFull | SpoolFailed | Stopping | None:
         if self._stopping:
             return Stopping()
         if self._flusher.memory_only_bytes > MEMORY_ONLY_MAX_BYTES:
@@ -164,13 +164,13 @@ class BatchWriter(Part):
         return None
 
     async def probe(self) -> None:
-        """Find out whether the disk takes writes, unless a group has just shown it."""
+        """Find out whether the disk takes writes, unless a commit has just shown it."""
         if self._status.ok and time.monotonic() - self._synced_at < 1.0:
             return
         try:
             probe = partial(self._spool.probe, sync=not self._status.ok)
             await asyncio.get_running_loop().run_in_executor(self._thread, probe)
-        except Exception as error:  # noqa: BLE001 - of the disk, or no thread could be had
+        except Exception as error:  # noqa: BLE001 - of the disk, or no thread could be started
             self._status.fails(*_reason(error))
         else:
             self._status.works()
@@ -178,7 +178,7 @@ class BatchWriter(Part):
     async def drain(self, seconds: float) -> None:
         """Take no more events, finish the waiting ones, and hand the open segment to the flusher.
 
-        However long the disk takes: those who wait have no answer yet.
+        It takes as long as the disk needs, since the clients that wait have no answer yet.
         """
         self._stopping = True
         self._wake.set()
@@ -197,33 +197,33 @@ class BatchWriter(Part):
                 self._wake.clear()
                 while self._waiting or self._due or (self._stopping and self._open):
                     await self._turn()
-        finally:  # whatever ended it, nobody waits for ever
+        finally:  # whatever ended the task, nobody waits for ever
             self._stopping = True
             waiting, self._waiting = self._waiting, []
-            self._tell(waiting, SpoolFailed())
+            self._answer(waiting, SpoolFailed())
 
     async def _turn(self) -> None:
         group, loop = self._take_group(), asyncio.get_running_loop()
         started = loop.time()
         seal = self._due or (self._stopping and not self._waiting)
-        refusal: SpoolFailed | None = SpoolFailed(_UNKNOWN)
+        error: SpoolFailed | None = SpoolFailed(_UNKNOWN)
         try:
             outcome = await loop.run_in_executor(self._thread, self._commit, group, seal)
             if not outcome.error:
-                refusal = None
+                error = None
             elif not outcome.bug:  # the file was cut to what it held before
-                refusal = SpoolFailed()
+                error = SpoolFailed()
             self._book(group, outcome.error, started)
-        finally:  # also if a bug ends the writer here
-            self._tell(group, refusal)
+        finally:  # even if a bug ends the writer here
+            self._answer(group, error)
         if outcome.bug:
             raise outcome.bug
         self._hand_over(outcome, started)
         if seal and self._open and not outcome.sealed:
-            raise RuntimeError("the open segment is no more")
+            raise RuntimeError("the open segment is gone")
 
     def _take_group(self) -> list[_Waiter]:
-        """Those that waited longest, as many as the open segment has room for, at least one if any waits."""
+        """Those that have waited longest: as many as the open segment has room for, but at least one if any waits."""
         rows = self.limits.batch_rows - self._open_rows
         room = self.limits.batch_bytes - self._spool.open_size
         for count, waiter in enumerate(self._waiting, 1):
@@ -236,7 +236,7 @@ class BatchWriter(Part):
         return group
 
     def _commit(self, group: list[_Waiter], seal: bool) -> _Outcome:
-        """On the spool's thread: durable frames for the group, and the segment, if this sealed it."""
+        """On the spool's thread: write durable frames for the group, and seal the segment if it is full or due."""
         error: Exception | None = None
         try:
             if group:
@@ -244,7 +244,7 @@ class BatchWriter(Part):
                 self._spool.append(*(join_rows(parts) for parts in kinds if parts))
         except OSError as caught:
             error = caught
-        except Exception as caught:  # noqa: BLE001 - a bug; the next group may well do without it
+        except Exception as caught:  # noqa: BLE001 - a bug that the next group may not have
             _log.exception("a group could not be written")
             error = caught
         limits, spool = self.limits, self._spool
@@ -252,7 +252,7 @@ class BatchWriter(Part):
             full = spool.open_rows >= limits.batch_rows or spool.open_size >= limits.batch_bytes
             sealed = spool.seal() if seal or full or error else None
             return _Outcome(sealed, error, not (sealed and error) or spool.holds_all(sealed))
-        except Exception as bug:  # noqa: BLE001 - a disk's errors are none: see ``Spool.seal``
+        except Exception as bug:  # noqa: BLE001 - not an error of the disk: see ``Spool.seal``
             return _Outcome(None, error, bug=bug)
 
     def _book(self, group: list[_Waiter], error: Exception | None, started: float) -> None:
@@ -269,7 +269,7 @@ class BatchWriter(Part):
             self._count(self._open_rows - before, started)
 
     def _hand_over(self, outcome: _Outcome, started: float) -> None:
-        """Give the segment to the flusher, if it was sealed; else see to it that its age seals it."""
+        """Give the segment to the flusher if it is sealed; otherwise make sure that it is sealed in time."""
         if sealed := outcome.sealed:
             self._flusher.submit(sealed, self._open, keep=not outcome.readable, accepted_at=self.oldest_at)
             self._open, self._open_rows, self.oldest_at = [], 0, None
@@ -282,7 +282,7 @@ class BatchWriter(Part):
         elif not self._open:
             self._due = False
 
-    def _tell(self, group: list[_Waiter], error: SpoolFailed | None) -> None:
+    def _answer(self, group: list[_Waiter], error: SpoolFailed | None) -> None:
         for waiter in group:
             self._waiting_bytes -= waiter.size
             try:
@@ -305,13 +305,13 @@ class BatchWriter(Part):
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
-    if not future.done():  # its client may have been cut off meanwhile
+    if not future.done():  # the client may have gone meanwhile
         future.set_exception(error) if error else future.set_result(None)
 
 
 def _reason(error: Exception) -> tuple[str, str]:
-    """Why the spool can't be written, for everybody; and for the log."""
-    told = error.strerror if isinstance(error, OSError) else "an unexpected error, which is in the log"
+    """Why the spool can't be written: for everybody, and for the log."""
+    told = error.strerror if isinstance(error, OSError) else "an unexpected error, see the log"
     return f"the spool can't be written: {told or 'an error of the disk'}", f"the spool can't be written: {error!r}"
 
 

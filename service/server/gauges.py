@@ -1,4 +1,4 @@
-"""Where each gauge reads its value at a scrape: the parts know it anyway, so that nothing is counted for it."""
+"""Where each gauge reads its value at a scrape. The parts have these values anyway, so nothing is counted for them."""
 
 import asyncio
 import platform
@@ -35,7 +35,7 @@ def read_parts(
 
 
 def read_load(metrics: Metrics, load: ConnectionLoad) -> None:
-    """Let the gauges of the connections read this."""
+    """Let the gauges of the connections read ``load``."""
     metrics.connections.read = lambda: load.connections
     metrics.connections_closed.values = load.closed
     metrics.inflight_bytes.read = lambda: load.bytes
@@ -45,14 +45,14 @@ def read_load(metrics: Metrics, load: ConnectionLoad) -> None:
 def read_states(
     metrics: Metrics, spool: Status, clickhouse: Status, writer: BatchWriter, leaving: asyncio.Event
 ) -> None:
-    """Let the gauges that are 1 while a part works read these states."""
+    """Let the gauges that are 1 while a part works read these statuses."""
     metrics.ready.read = lambda: not leaving.is_set() and writer.unavailable_reason() is None
     metrics.spool_up.read = lambda: spool.ok
     metrics.clickhouse_up.read = lambda: clickhouse.ok
 
 
 def read_process(metrics: Metrics, usage: ProcessUsage, worker: Worker, *, embedded: bool) -> None:
-    """Let the gauges of the process and its disk read what was found last."""
+    """Let the gauges of the process and its disk read the latest ``usage``."""
     metrics.workers.read = lambda: worker.count
     metrics.build.label_values = (__version__, platform.python_version(), "embedded" if embedded else "server")
     metrics.build.read = lambda: 1

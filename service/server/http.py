@@ -15,9 +15,9 @@ from service.part import Part, Tasks
 from service.server.app import create_app
 from service.worker import ALONE, Worker
 
-#: Seconds of a stop for requests under way: they take milliseconds, and only stalled clients need longer.
+#: Seconds that a stop gives requests in progress: they take milliseconds, and only stalled clients need longer.
 STOP_CONNECTIONS_TIMEOUT = 5.0
-#: Seconds of a stop in which clients that are sending get a last answer, which tells them to go elsewhere.
+#: Seconds that a stop gives clients that are sending: they get a last answer, which closes their connection.
 LAST_ANSWERS_TIMEOUT = 0.5
 
 
@@ -40,7 +40,7 @@ class HttpServer(Part):
         self._listener: Listener | None = None
 
     async def open(self) -> None:
-        """Make the server."""
+        """Create the server."""
         await self._runner.setup()
         assert self._runner.server  # noqa: S101  # setup has made it
         self._connect = await connection_factory(self._runner.server, self._context, self._worker)
@@ -60,19 +60,19 @@ class HttpServer(Part):
             raise cannot_listen(event_address(context.settings), error) from None
 
     async def drain(self, seconds: float) -> None:
-        """Listen no more, and give those who are sending a last answer."""
+        """Stop listening, and give clients that are sending a last answer."""
         if not self._listener:
             return
         await self._listener.drain(seconds)
         try:
             async with asyncio.timeout(min(LAST_ANSWERS_TIMEOUT, seconds / 2)):
-                while self._context.load.connections:  # noqa: ASYNC110  # nothing tells
+                while self._context.load.connections:  # noqa: ASYNC110  # there is no event for it
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            pass  # they are idle
+            pass  # the rest are idle
 
     async def close(self) -> None:
-        """Close all connections, those of requests under way once they are answered."""
+        """Close all connections; those with requests in progress after their answer."""
         await self._runner.cleanup()
         if self._listener:
             await self._listener.close()

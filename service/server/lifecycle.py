@@ -4,8 +4,8 @@
                                   │
                                   └── a task or a thread ends: ``on_failure``, and the process ends
 
-A part that has died can't be trusted to know what it left half done. The next start can: it trusts nothing but the
-disk and the table. So nothing is begun anew in a process that goes on.
+A part that has died can't say what it left half done. The next start need not know: it trusts nothing but the disk
+and the table. So no part is restarted in a process that goes on.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from typing import Any
 
 from service.part import Part
 
-#: Of the calls that led to a failure, the last so many are in its line of log.
+#: How many of the calls that led to a failure its line in the log shows, the last ones first.
 _CALLS_SHOWN = 4
 _log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Runs parts. ``on_failure`` is called once, when something that should have gone on has ended."""
+    """Runs parts. ``on_failure`` is called once, when something ends that should have gone on."""
 
     def __init__(self, parts: Sequence[Part], on_failure: Callable[[], None]) -> None:
         self.failed = False
@@ -36,7 +36,7 @@ class Lifecycle:
         self._excepthook = threading.excepthook
 
     async def start(self) -> None:
-        """Open all parts, then start them. Raises what they raise; ``stop`` is needed all the same."""
+        """Open all parts, then start them. Raises what they raise; ``stop`` must be called even then."""
         threading.excepthook = partial(_thread_ended, asyncio.get_running_loop(), self._fail)
         for part in self._parts:
             await part.open()
@@ -50,7 +50,7 @@ class Lifecycle:
         return task
 
     async def stop(self, seconds: float) -> None:
-        """Drain all parts, in about so many seconds together, and close them: the last first, whatever fails."""
+        """Drain and close all parts, the last first, whatever fails. Draining takes about ``seconds`` in all."""
         self._stopping = True
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
@@ -71,7 +71,7 @@ class Lifecycle:
             self._fail(f"the task {task.get_name()!r}", error or ended)
 
     def _fail(self, what: str, why: BaseException | str) -> None:
-        if self.failed:  # the others end in consequence
+        if self.failed:  # the others end as a consequence
             return
         self.failed = True
         reason = why if isinstance(why, str) else f"{why!r}, at {_calls(why)}"
@@ -88,6 +88,6 @@ def _thread_ended(
 
 
 def _calls(error: BaseException) -> str:
-    """Where it was raised, and who had called, on one line."""
+    """Where the error was raised, and the calls that led there, on one line."""
     frames = reversed(traceback.extract_tb(error.__traceback__)[-_CALLS_SHOWN:])
     return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames) or "no line"

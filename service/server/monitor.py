@@ -1,10 +1,9 @@
-"""The monitor: keeps what /health tells true when no traffic does.
+"""The monitor: keeps what /health says true while there is no traffic.
 
-Every second it tries the disk, unless a group was just written, and asks ClickHouse for a sign of
-life, unless an insert was just answered; and it looks after the quarantine, which a command may
-have changed. It measures how late
+Every second it tries the disk, unless a group was just written, and pings ClickHouse, unless an insert
+was just answered. It looks after the quarantine, which a command may have changed. It measures how late
 the event loop is, and what the process uses. Before that it makes the store ready, however long that
-takes: events are taken and kept meanwhile.
+takes: meanwhile events are taken and kept.
 """
 
 import asyncio
@@ -24,15 +23,15 @@ from service.worker import SPOOL_BYTES, Worker
 
 #: How long a start waits for ClickHouse before it takes events without it, in seconds.
 OPEN_TIMEOUT = 2.0
-#: How often disk, quarantine and ClickHouse are looked after, in seconds.
+#: How often the disk, the quarantine and ClickHouse are checked, in seconds.
 INTERVAL = 1.0
-#: How often it is looked what the process and the disk use, in seconds.
+#: How often the use of the process and the disk is read, in seconds.
 USAGE_INTERVAL = 2.0
-#: How often it is measured how late the event loop is, in seconds.
+#: How often the lag of the event loop is measured, in seconds.
 LAG_INTERVAL = 0.5
-#: How often workers tell each other how much their spools hold, in seconds.
+#: How often workers publish how much their spools hold, in seconds.
 SHARE_INTERVAL = 0.1
-#: A timer of ours that is later than this, in seconds, is told: no client was answered meanwhile.
+#: The log has a line if a timer is later than this, in seconds: meanwhile no client was answered.
 LATE_WARNED = 1.0
 _log = logging.getLogger(__name__)
 
@@ -62,9 +61,9 @@ class Monitor(Part):
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
-        """Make the store ready, if that takes no longer than a start may; else ``start`` goes on with it.
+        """Make the store ready, if that is quick enough for a start; otherwise ``start`` continues it.
 
-        Raises Misconfigured: at a start it is better to stop and say so.
+        Raises Misconfigured: a start had better stop and say so.
         """
         try:
             async with asyncio.timeout(None if self._store.embedded else OPEN_TIMEOUT):
@@ -112,9 +111,9 @@ class Monitor(Part):
             await asyncio.sleep(USAGE_INTERVAL)
 
     async def _share_cap(self) -> None:
-        """The cap is one for the spools of all workers."""
+        """Publish our part of the cap, which the spools of all workers share."""
         while True:
-            self._spool.elsewhere = self._worker.tell(SPOOL_BYTES, self._spool.size)
+            self._spool.elsewhere = self._worker.publish(SPOOL_BYTES, self._spool.size)
             await asyncio.sleep(SHARE_INTERVAL)
 
     async def _watch_quarantine(self) -> None:

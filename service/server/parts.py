@@ -1,4 +1,4 @@
-"""The parts of a worker: wired here alone. ``Lifecycle`` starts them in order, and closes them in reverse.
+"""The parts of a worker, wired only here. ``Lifecycle`` starts them in order, and closes them in reverse.
 
 data folder ─ spool ─ flusher ─ writer ─ monitor
                         └─ store ─┘
@@ -44,14 +44,14 @@ from service.telemetry.single_flight import SingleFlight
 from service.telemetry.status import Status
 from service.worker import ALONE, Worker
 
-#: The byte trigger: a segment never outgrows what one INSERT comfortably carries.
+#: The byte trigger: a segment never grows larger than one INSERT comfortably carries.
 BATCH_MAX_BYTES = 16 * 2**20
 
 
 class Parts:
-    """What a worker is made of, but for the HTTP server. Needs a running event loop.
+    """All parts of a worker but the HTTP server. Needs a running event loop.
 
-    Raises StartError where the data folder can't be used.
+    Raises StartError if the data folder can't be used.
     """
 
     def __init__(

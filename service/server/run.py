@@ -1,4 +1,4 @@
-"""The process that serves: what is started in which order, and stopped on a signal."""
+"""The process that serves: it starts the parts in order, and stops them on a signal or a failure."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 
 from service.config import Settings, variable
-from service.edge import access_tokens as tokens
+from service.edge.access_tokens import AccessToken
 from service.edge.sockets import Sockets
 from service.errors import FAILED, StartError, StoreError
 from service.server.http import HttpServer
@@ -23,26 +23,26 @@ from service.store.store import Store
 from service.worker import ALONE, Worker
 
 _log = logging.getLogger(__name__)
-#: Seconds of the stop of a worker whose parent is gone: what waits to be started in its place needs the data folder.
+#: Seconds in which a worker stops whose parent has died: the next start needs the data folder.
 ORPHANED_TIMEOUT = 1.0
-#: Seconds of the stop of a process in which a part has failed, for its last answers; and until it ends, whatever hangs.
+#: Seconds that a process in which a part has failed gets for last answers; and until it ends, whatever hangs.
 FAILED_TIMEOUT, FAILED_MAX = 1.0, 10
 
 
 async def run(
     settings: Settings,
     data: DataDir,
-    known: Mapping[bytes, tokens.AccessToken],
+    known: Mapping[bytes, AccessToken],
     target: Target,
     sockets: Sockets,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     worker: Worker = ALONE,
     parent: int = -1,
 ) -> int:
-    """Take events on a locked data folder until stopped; the exit code, FAILED if a part has failed. Raises StartError.
+    """Take events on a locked data folder until stopped. Returns the exit code, or FAILED. Raises StartError.
 
-    ``tell`` gets "ready" when events are taken, and "leaving" when they soon are no more. ``parent`` is a descriptor
-    that can be read when the parent is gone.
+    ``report`` is called with "ready" when events are taken, and with "leaving" when a stop begins. ``parent`` is a
+    descriptor that becomes readable when the parent has died.
     """
     if target.embedded:
         data.use_private_temporary_folder()
@@ -62,15 +62,15 @@ async def run(
         parts.recover()
         await life.start()
         gc.collect()
-        gc.freeze()  # what is there now is there for good: collections need not look at it
+        gc.freeze()  # what exists now stays: collections need not look at it
         gc.enable()
-        tell("ready")
+        report("ready")
         await stop.begins()
-        parts.context.leaving.set()  # readiness is off, while requests under way are still answered
+        parts.context.leaving.set()  # readiness is off, while requests in progress are still answered
         _log.info("stopping: no new connections; what is not inserted in time stays on disk")
         if stop.orphaned:
-            data.sign()  # the parent, which is gone, can't be found and asked to stop
-        tell("leaving")
+            data.sign()  # the lock file names the dead parent, whom nobody can ask to stop
+        report("leaving")
     except StoreError as error:
         raise store_refused(error) from None
     finally:
@@ -79,8 +79,8 @@ async def run(
 
 
 def store_refused(error: StoreError) -> StartError:
-    """What ends a start on which ClickHouse refused us."""
-    hint = f"; check {variable('clickhouse_dsn')}" if error.code else ""  # without code, the words are our own
+    """The error that ends a start because ClickHouse refuses us."""
+    hint = f"; check {variable('clickhouse_dsn')}" if error.code else ""  # without a code, the words are our own
     return StartError(f"{error}{hint}")
 
 
@@ -93,21 +93,21 @@ class Stop:
         self._event = asyncio.Event()
 
     def watch(self, parent: int) -> None:
-        """Look out for a signal, and for the end of the parent."""
+        """Watch for a signal, and for the end of the parent."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._event.set)
         if parent >= 0:
             loop.add_reader(parent, self._on_orphaned, parent)
-        if os.getpid() == 1:  # of a container: orphans are ours, and one that has ended stays until it is waited for
+        if os.getpid() == 1:  # in a container we inherit orphans, and must wait for those that have ended
             loop.add_signal_handler(signal.SIGCHLD, _reap)
 
     async def begins(self) -> None:
-        """Wait for it."""
+        """Wait until a stop begins."""
         await self._event.wait()
 
     def on_failure(self) -> None:
-        """A part has failed: stop, without waiting for whatever can wait for the next start."""
+        """A part has failed: stop, and leave to the next start whatever can wait."""
         signal.signal(signal.SIGALRM, lambda *_: os._exit(FAILED))
         signal.alarm(FAILED_MAX)
         self.seconds = min(self.seconds, FAILED_TIMEOUT)
@@ -116,7 +116,7 @@ class Stop:
     def _on_orphaned(self, parent: int) -> None:
         asyncio.get_running_loop().remove_reader(parent)
         if not self._event.is_set():
-            _log.error("the parent process is gone")
+            _log.error("the parent process has died")
             self.orphaned, self.seconds = True, min(self.seconds, ORPHANED_TIMEOUT)
             self._event.set()
 

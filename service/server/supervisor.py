@@ -1,15 +1,15 @@
-"""The parent of several workers: starts them, starts anew those that die, stops them all. It takes no events itself.
+"""The parent of several workers: starts them, restarts those that die, stops them all. It takes no events itself.
 
     parent ──fork──► worker 0 … N-1        each a whole service: its listening sockets on the one port, its spool
        │                  │
-       ├── sockets        │  made before the fork and kept: connections that wait for a dead worker are taken by the
-       │                  │  one that is started in its place
-       ├── life ─────────►│  a pipe: its end tells the workers that the parent is gone
+       ├── sockets        │  made before the fork and kept: if a worker dies, its successor takes the connections that
+       │                  │  wait for it
+       ├── life ─────────►│  a pipe: its end tells the workers that the parent has died
        ◄──── reports ─────┤  a pipe: "ready", "leaving", "failed ..."
-       └── data folder's lock, which all have: it is free when the last of them has ended
+       └── the data folder's lock, which all share: it is free when the last of them has ended
 
-Nothing of the service is loaded here: each worker loads it after the fork, so that two share no state, and no
-generator of random numbers, by accident. What they share on purpose is on the board.
+Nothing of the service is loaded here: each worker loads it after the fork, so that workers share no state by accident,
+such as a generator of random numbers. What they share on purpose is in ``SharedCounters``.
 """
 
 import asyncio
@@ -34,21 +34,21 @@ from service.pipeline.dedup_lock import WAITING, last_note
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target
 from service.telemetry import logs
-from service.worker import CONNECTIONS, SPOOL_BYTES, Board, Worker, taken_with
+from service.worker import CONNECTIONS, SPOOL_BYTES, SharedCounters, Worker, taken_with
 
-#: Seconds after which a worker that dies is not thought to die again and again.
+#: If a worker dies after more seconds than this, it does not count as dying again and again.
 STEADY_AFTER = 5.0
-#: Seconds until one that dies again and again is started anew: the second time, and at most.
+#: Seconds until a worker that dies again and again is restarted: the second time, and at most.
 BACKOFF_FIRST, BACKOFF_MAX = 0.25, 10.0
-#: Seconds beyond the time for a stop, after which a worker that has not ended is killed; nothing is lost by that.
+#: A worker that has not ended so many seconds after the time for a stop is killed; that loses nothing.
 KILL_AFTER = 5.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-_REPORT_MAX_BYTES = 4000  # below PIPE_BUF: it is written whole
+_REPORT_MAX_BYTES = 4000  # below PIPE_BUF: written as a whole
 _log = logging.getLogger(__name__)
 
 
 def require_server(count: int, target: Target) -> None:
-    """Raise StartError where ClickHouse is embedded: it takes one process."""
+    """Raise StartError if several workers should use the embedded ClickHouse, which takes one process."""
     if count > 1 and target.embedded:
         raise StartError(
             f"{count} workers need a ClickHouse server, since the embedded one takes one process:"
@@ -58,7 +58,7 @@ def require_server(count: int, target: Target) -> None:
 
 @dataclass
 class _Child:
-    """A worker as its parent knows it."""
+    """A worker, as its parent sees it."""
 
     number: int
     listening: sockets.Sockets | None
@@ -66,10 +66,10 @@ class _Child:
     ready: bool = False
     started: float = 0.0
     start_at: float = 0.0
-    deaths: int = 0  # each soon after its start
+    deaths: int = 0  # in a row, each soon after its start
 
     def died(self, now: float) -> float:
-        """Note it, and return in how many seconds to start it anew."""
+        """Note that it died; return in how many seconds to restart it."""
         self.pid, self.ready = 0, False
         self.deaths = 1 if now - self.started > STEADY_AFTER else self.deaths + 1
         delay = min(BACKOFF_MAX, BACKOFF_FIRST * 2 ** min(self.deaths - 2, 16)) if self.deaths > 1 else 0.0
@@ -79,7 +79,7 @@ class _Child:
 
 @dataclass
 class Supervisor:
-    """The workers of a locked data folder, from ``run`` until it returns. ``greet`` is called when all take events."""
+    """The workers of a locked data folder, while ``run`` runs. ``greet`` is called when all take events."""
 
     settings: Settings
     data: DataDir
@@ -93,10 +93,10 @@ class Supervisor:
     _code: int = 0
 
     def run(self) -> int:
-        """Serve until stopped; the exit code. Raises StartError."""
+        """Serve until stopped. Returns the exit code. Raises StartError."""
         count = self.settings.workers
         names = [SPOOL_BYTES, CONNECTIONS, WAITING, *(taken_with(token.name) for token in self.known.values())]
-        self._board = Board(count, names, last_note(self.data.in_flight))
+        self._counters = SharedCounters(count, names, last_note(self.data.in_flight))
         self._children = [_Child(number, one) for number, one in enumerate(sockets.bind_shared(self.settings, count))]
         assert self._children[0].listening  # noqa: S101  # bound just now
         self._ports = self._children[0].listening.port, self._children[0].listening.sql_port
@@ -108,7 +108,7 @@ class Supervisor:
         os.set_blocking(self._reports, False)
         signal.set_wakeup_fd(wakeup_to.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
-            signal.signal(number, lambda *_: None)  # the wake-up descriptor tells
+            signal.signal(number, lambda *_: None)  # the wake-up descriptor reports it
         threading.excepthook = self._on_thread_ended
         with selectors.DefaultSelector() as selector:
             selector.register(self._wakeup, selectors.EVENT_READ)
@@ -149,36 +149,34 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _be(self, child: _Child) -> NoReturn:
-        """In the forked process: be the worker, and end."""
+        """In the forked process: run the worker, then end."""
         code = FAILED
         try:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.close(self._life_held)  # of which the parent alone may have a copy
+            os.close(self._life_held)  # only the parent may have it open
             for other in self._children:
                 if other is not child:
                     self._close(other)
             assert child.listening  # noqa: S101  # bound before each fork
-            worker = Worker(child.number, len(self._children), self._board)
+            worker = Worker(child.number, len(self._children), self._counters)
             logs.configure(self.settings.log_level, self.settings.log_format, worker.number)
             gc.disable()  # the server enables it when it is ready
-            from service.server import run as server
+            from service.server.run import run
 
-            def tell(report: str) -> None:
-                line = " ".join(f"{child.number} {report}".splitlines()).encode(errors="backslashreplace")
-                with contextlib.suppress(OSError):  # the parent is gone
+            def report(message: str) -> None:
+                line = " ".join(f"{child.number} {message}".splitlines()).encode(errors="backslashreplace")
+                with contextlib.suppress(OSError):  # the parent has died
                     os.write(self._reports_to, line[:_REPORT_MAX_BYTES] + b"\n")
 
             try:
                 code = asyncio.run(
-                    server.run(
-                        self.settings, self.data, self.known, self.target, child.listening, tell, worker, self._life
-                    )
+                    run(self.settings, self.data, self.known, self.target, child.listening, report, worker, self._life)
                 )
             except (StartError, OSError) as error:
-                tell(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
+                report(f"failed {start_refused(error) if isinstance(error, OSError) else error}")
                 code = 1
         except BaseException:
             _log.exception("worker %d failed", child.number)
@@ -215,7 +213,7 @@ class Supervisor:
                     self._greet()
             elif report == "leaving":
                 self._close(child)
-            elif self._greeted:  # the others serve well
+            elif self._greeted:  # the others serve
                 _log.error("worker %d can't start: %s", child.number, *rest)
             else:
                 self.failure = self.failure or rest[0]
@@ -238,15 +236,15 @@ class Supervisor:
             if not pid:
                 return
             child = next((one for one in self._children if one.pid == pid), None)
-            if child is None:  # an orphan, which process 1 of a container inherits, or a child from before our exec
+            if child is None:  # an orphan that process 1 of a container inherits, or a child from before our exec
                 continue
             delay = child.died(now)
             if self._stop_by is None:
                 how = _how_it_ended(status)
                 when = f"in {delay:.2g} s" if delay else "at once"
-                _log.warning("worker %d, process %d, %s; it is started anew %s", child.number, pid, how, when)
+                _log.warning("worker %d, process %d, %s; it will be restarted %s", child.number, pid, how, when)
                 if delay:
-                    self._close(child)  # its siblings take what would wait for it
+                    self._close(child)  # its siblings take the connections that would wait for it
 
     def _close(self, child: _Child) -> None:
         if child.listening:
@@ -265,7 +263,7 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGTERM)
 
     def _on_thread_ended(self, ended: threading.ExceptHookArgs) -> None:
-        """A thread of ours has failed: the one that writes the log. Called there."""
+        """The thread that writes the log has failed. Called on that thread."""
         name = ended.thread.name if ended.thread else "without a name"
         _log.critical("the thread %r has failed, and all workers stop: %r", name, ended.exc_value)
         self._code = FAILED
@@ -286,5 +284,5 @@ def _how_it_ended(status: int) -> str:
         return f"ended with code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal, of which most have no name
+    except ValueError:  # most real-time signals have no name
         return f"was ended by signal {-code}"

@@ -1,4 +1,4 @@
-"""The data folder: made, checked for writing, and held by one process at a time, or by it and its workers."""
+"""The data folder: created, checked for writing, and locked by one service: one process, or it and its workers."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ SQL_SOCKET = "sql.sock"
 
 
 def worker_folder(data: Path, number: int) -> Path:
-    """The folder of a worker, with its spool and its count: of worker 0, usually the only one, the data folder."""
+    """The folder of a worker, with its spool and its count: for worker 0, usually the only one, the data folder."""
     return data / "workers" / str(number) if number else data
 
 
@@ -24,7 +24,7 @@ def spool_of(data: Path, number: int) -> Path:
 
 
 def worker_folders(data: Path) -> dict[int, Path]:
-    """The folders of all workers that there ever were, by number, the highest first."""
+    """The folders of all workers that ever existed, by number, the highest first."""
     found = (path for path in (data / "workers").glob("*") if path.name.isdecimal() and path.is_dir())
     numbers = {0, *(int(path.name) for path in found)}
     return {number: worker_folder(data, number) for number in sorted(numbers, reverse=True)}
@@ -33,7 +33,7 @@ def worker_folders(data: Path) -> dict[int, Path]:
 class DataDir:
     """The folder ``ANALYTICS_DATA_DIR``, locked from ``DataDir(...)`` to ``close``.
 
-    A process that is forked off has the lock too: it is free when all of them have closed it or ended.
+    Forked processes share the lock: it is free when all of them have closed it or ended.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,15 +69,15 @@ class DataDir:
         self.sign()
 
     def sign(self) -> None:
-        """Say in the lock file that this process holds the folder."""
+        """Write this process's id into the lock file."""
         try:
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-        except OSError:  # it is for the message above; a full disk must not stop a start, which drains it
+        except OSError:  # only the message above needs it; a full disk must not stop a start, which drains it
             pass
 
     def make_worker_folders(self, count: int) -> None:
-        """Make the folders of so many workers. Raises StartError."""
+        """Create the folders of ``count`` workers. Raises StartError."""
         try:
             for folder in (self.workers, *(worker_folder(self.folder, number) for number in range(1, count))):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -87,7 +87,7 @@ class DataDir:
             raise StartError(f"the folder {self.workers} can't be written ({error.strerror})") from None
 
     def use_private_temporary_folder(self) -> None:
-        """Make and empty a folder of our own for temporary files.
+        """Create or empty a folder of our own for temporary files.
 
         The embedded ClickHouse writes event data there, and a kill -9 leaves it behind.
         """
@@ -105,6 +105,6 @@ class DataDir:
         os.environ["TMPDIR"] = tempfile.tempdir = str(self._temporary)
 
     def close(self) -> None:
-        """Let another process have the folder."""
+        """Release the folder for another process."""
         with suppress(OSError):
             os.close(self._lock)

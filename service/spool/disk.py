@@ -1,4 +1,4 @@
-"""Writing that is durable or an error, never half of each unnoticed."""
+"""Writing that is durable or raises an error, never something in between."""
 
 import errno
 import os
@@ -24,7 +24,7 @@ def fsync_folder(folder: Path) -> None:
 def replace_durably(path: Path, content: bytes, temporary: Path | None = None) -> None:
     """Put ``content`` at ``path``, whole and durable, for this user alone; its folder is made if missing.
 
-    A crash may leave the temporary file, beside it if not given.
+    A crash may leave the temporary file, by default beside ``path``.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = temporary or path.with_name(f".{path.name}.tmp")

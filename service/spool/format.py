@@ -3,9 +3,9 @@
     file  = magic "EVSPOOL3", frame (the header: its payload says which columns follow, 0 rows), frame*
     frame = magic "\\xf5EVF" or "\\xf5EVI", u32 length, u32 rows, u32 crc32(length, rows, payload), payload
 
-The frame's magic says whether clients made ids of its rows ("I"), and it is there to find the next whole frame behind
-a damaged one. Versions 1 and 2 are still read: they mixed both kinds of rows in a frame, and in version 1 a payload was
-an array of arrays.
+The frame's magic says whether clients made ids of its rows ("I"), and marks where the next whole frame begins behind
+a damaged one. Versions 1 and 2 can still be read: they mixed both kinds of rows in a frame, and in version 1 a payload
+was an array of arrays.
 """
 
 import struct
@@ -13,15 +13,15 @@ import zlib
 from collections.abc import Iterator
 
 FILE_MAGIC = b"EVSPOOL3"
-#: Versions whose frames mix rows with ids that clients made and others.
+#: Versions whose frames mix rows with ids of clients and others.
 MIXED_MAGICS = (b"EVSPOOL1", b"EVSPOOL2")
 READABLE_MAGICS = (*MIXED_MAGICS, FILE_MAGIC)
 FRAME_MAGIC, IDS_MAGIC = b"\xf5EVF", b"\xf5EVI"
 _ANY_MAGIC = b"\xf5EV"
 FRAME_HEADER = struct.Struct("<4sIII")
-#: Put over the head of a frame that was refused and can perhaps not be cut off: nobody takes it for one that was kept.
+#: Overwrites the head of a refused frame that perhaps can't be cut off, so that nobody takes it for a kept one.
 REFUSED = b"\xf5EVX" + bytes(12)
-#: Fewer bytes than a row takes: its id alone has as many.
+#: A row takes more bytes than this: its id alone has as many.
 _ROW_MIN_BYTES = 16
 _CHECKED = struct.Struct("<II")
 
@@ -38,7 +38,7 @@ def has_ids(data: bytes, start: int) -> bool:
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int, bytes | None]]:
-    """(start, end, rows, payload) of each frame in a file, and of each damaged stretch, whose payload is None."""
+    """(start, end, rows, payload) of each frame in a file and of each damaged stretch, which has None as payload."""
     position = len(FILE_MAGIC) if data.startswith(READABLE_MAGICS) else 0
     while position < len(data):
         start = position
@@ -67,9 +67,9 @@ def _frame_at(data: bytes, start: int) -> tuple[int, int, bytes] | None:
 
 
 def is_torn(data: bytes, start: int) -> bool:
-    """Whether what is not intact from ``start`` to the end was never acknowledged: a write that ended half way.
+    """Whether the damage from ``start`` to the end is a write that ended half way, and so was never acknowledged.
 
-    A frame that is there in its full length is none, nor one of which only the length is wrong.
+    A frame of full length is not torn, nor is one in which only the length is wrong.
     """
     rest = len(data) - start
     if rest < FRAME_HEADER.size or data.startswith(REFUSED, start):
@@ -82,7 +82,7 @@ def is_torn(data: bytes, start: int) -> bool:
 
 
 def rows_lost(data: bytes, start: int, end: int) -> int:
-    """How many rows a damaged stretch held, as far as the heads of its frames tell; of one that does not tell, one."""
+    """How many rows a damaged stretch held, by the heads of its frames; where a head is damaged, one row."""
     lost = 0
     if start == 0:  # the magic of the file is damaged
         start = len(FILE_MAGIC)
@@ -92,7 +92,7 @@ def rows_lost(data: bytes, start: int, end: int) -> int:
         if stop != end and not (stop < end and data.startswith((FRAME_MAGIC, IDS_MAGIC), stop)):
             found = data.find(_ANY_MAGIC, start + 1, end)
             stop = found if found >= 0 else end
-        if start > len(FILE_MAGIC):  # there is the header, which holds no row
+        if start > len(FILE_MAGIC):  # before it is the header, which holds no row
             lost += rows if 0 < rows * _ROW_MIN_BYTES <= stop - start else 1
         start = stop
     return lost

@@ -1,26 +1,26 @@
 """The quarantine: rows that ClickHouse refuses for good, one file each, and damaged bytes of the spool.
 
-    quarantine/<token>.<row>.json       an entry: a row with the reason, written by the flusher (``put``)
-    quarantine/<token>.<byte>.damaged   an entry: bytes whose checksum was wrong, written by the spool
-    retry/<token>.<rows>.retry          rows on their way back: the names of their entries, and a whole segment
+    quarantine/<segment>.<row>.json       an entry: a row with the reason, written by the flusher (``put``)
+    quarantine/<segment>.<byte>.damaged   an entry: bytes whose checksum was wrong, written by the spool
+    retry/<name>.<rows>.retry             rows on their way back: the names of their entries, and a whole segment
 
-The flusher never sends a row that has an entry, so an entry may go only if its segment can't come back. And a
-row must never be in the table and in an entry that could be retried. Therefore:
+The flusher never sends a row that has an entry, so an entry may be deleted only if its segment can't come back. And a
+row must never be both in the table and in an entry that could be retried. Therefore:
 
-1. One command at a time, by a lock on the folder. It looks for the entries first and into the spools of all workers
-   then: an entry whose segment is still there is left alone. It syncs their folders, so that no power cut undoes a
-   deletion.
-2. ``retry`` makes rows into a segment with a fresh token and puts it into ``retry`` by one rename. *That rename is
-   the retry*: killed before, nothing has happened; from then on the named entries count as gone, and every later
-   ``list``, ``drop`` and ``retry`` overlooks them. Then it deletes them.
-3. The service takes what is in ``retry``, each second and at its start before it looks into the spool: it deletes
+1. A lock on the folder allows one command at a time. A command first looks for the entries and then into the spools of
+   all workers: if an entry's segment is still there, it leaves the entry alone. It syncs the folders of the spools, so
+   that no power cut undoes a deletion.
+2. ``retry`` makes the rows into a segment with a new name and puts it into ``retry`` by one rename. *That rename is
+   the retry*. If the command is killed before, nothing has happened. After it, the named entries count as gone, and
+   ``list``, ``drop`` and ``retry`` ignore them. Then the command deletes them.
+3. The service takes what is in ``retry``, each second, and at its start before it looks into the spool. It deletes
    the named entries (the command may have been killed), moves the segment into the spool, deletes the file in
-   ``retry``, each durably, and only then inserts the segment. Killed anywhere, it does the same again, with the same
-   token and the same file names, and nothing of it has been sent before.
-4. A row that is refused again is an entry of the new segment. No name of an entry ever comes twice.
+   ``retry``, each durably, and only then inserts the segment. If it is killed anywhere, it does the same again, with
+   the same names, and none of these rows has been sent yet.
+4. A row that is refused again becomes an entry of the new segment. No name of an entry is ever used twice.
 
-So the service needs to know nothing of commands, nor a command whether the service runs. Of several workers all put
-entries, and worker 0 alone takes back: nobody else's spool may have what a killed one has taken.
+So the service knows nothing of commands, and a command need not know whether the service runs. All workers write
+entries, but only worker 0 takes rows back, so that only its spool can have what a killed worker had taken.
 """
 
 import logging
@@ -58,7 +58,7 @@ class QuarantineSize(NamedTuple):
 class Quarantine:
     """The quarantine of a data folder, as the service uses it; commands are in ``quarantine_commands``.
 
-    ``takes_back``: whether this worker is the one that takes what is in ``retry``.
+    ``takes_back``: whether this worker takes what is in ``retry``.
     """
 
     def __init__(self, data: Path, *, takes_back: bool = True) -> None:
@@ -70,19 +70,19 @@ class Quarantine:
         self._counted = 0
         self._unreadable: set[Path] = set()
 
-    def put(self, token: str, index: int, rows: Rows, error: Rejected) -> None:
-        """Keep a row of a segment, the only one of ``rows``, durable on return."""
+    def put(self, segment: str, index: int, rows: Rows, error: Rejected) -> None:
+        """Keep the only row of ``rows``, which is from this segment; durable on return."""
         [row] = rows.decode()
-        replace_durably(self.folder / f"{token}.{index}.json", document_of(token, index, rows.header, row, error))
-        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, token, error)
+        replace_durably(self.folder / f"{segment}.{index}.json", document_of(segment, index, rows.header, row, error))
+        _log.error("ClickHouse will never take row %d of %s, now in the quarantine: %s", index, segment, error)
 
-    def rows_of(self, token: str) -> set[int]:
-        """Which rows of a segment are here. They stay, even if the table would take them by now."""
-        found = (ENTRY.fullmatch(path.name) for path in self.folder.glob(f"{token}.*.json"))
+    def rows_of(self, segment: str) -> set[int]:
+        """Which rows of a segment are here. They stay, even if the table would accept them now."""
+        found = (ENTRY.fullmatch(path.name) for path in self.folder.glob(f"{segment}.*.json"))
         return {int(match["position"]) for match in found if match}
 
     def count(self) -> None:
-        """Bring ``size`` up to date, if the folder has changed: by the flusher, a command or a person."""
+        """Update ``size`` if the flusher, a command or a person has changed the folder."""
         try:
             changed = self.folder.stat().st_mtime_ns
         except FileNotFoundError:
@@ -90,7 +90,7 @@ class Quarantine:
             return
         if changed == self._counted:
             return
-        # A later change may bear the same time, by the grain of the clock: count again until it lies back.
+        # A later change may have the same time, since the clock is coarse: count again until that time is past.
         self._counted = changed if time.time_ns() - changed > _COUNT_AGAIN_NS else 0
         events = files = total = 0
         with os.scandir(self.folder) as found:
@@ -113,29 +113,29 @@ class Quarantine:
         return sorted(path for path in found if path not in self._unreadable)
 
     def waiting(self) -> set[str]:
-        """The tokens of the segments in ``retry``: one that is in the spool as well is not sent before it is taken."""
+        """The names of the segments in ``retry``: if one is in the spool too, it is not sent before it is taken."""
         return {path.name.split(".")[0] for path in self.returning()}
 
     def take(self, path: Path, spool: Spool) -> Segment | None:
-        """Step 3: the segment of a file in ``retry``, now in the spool. Raises OSError: then do it again later."""
-        token, rows, _ = path.name.split(".")
+        """Step 3: move the segment of a file in ``retry`` into the spool. Raises OSError: then try again later."""
+        name, rows, _ = path.name.split(".")
         try:
             names, content = read_returning(path)
         except msgspec.MsgspecError as error:
             _log.error("%s is damaged (%s): left alone", path, error)
             self._unreadable.add(path)
             return None
-        fsync_folder(self._retry)  # we may have seen a name that the command has not yet made durable
+        fsync_folder(self._retry)  # the command may not have made the name durable yet
         delete_entries(self.folder, names)
         mixed = content.startswith(MIXED_MAGICS)
         ids = None if mixed else sum(count for start, _, count, _ in frames(content) if has_ids(content, start))
-        segment = spool.adopt(token, int(rows), ids, content, self._retry / f".{token}.sealed")
+        segment = spool.adopt(name, int(rows), ids, content, self._retry / f".{name}.sealed")
         path.unlink()
         try:
             fsync_folder(self._retry)
-        except OSError as error:  # if a power cut brings the file back, its rows are asked for like any others
+        except OSError as error:  # if a power cut brings the file back, the table is asked for its rows, as always
             _log.warning("the deletion of %s may not be durable: %s", path, error)
-        _log.info("%d events of the quarantine are tried again, token %s", segment.rows, segment.token)
+        _log.info("%d events of the quarantine will be tried again, segment %s", segment.rows, segment.name)
         return segment
 
 
@@ -145,7 +145,7 @@ def read_returning(path: Path) -> tuple[list[str], bytes]:
 
 
 def delete_entries(folder: Path, names: Iterable[str]) -> None:
-    """Delete these entries of the folder, durable on return; those that are gone already are no fault."""
+    """Delete these entries of the folder, durable on return; some may be gone already."""
     for name in names:
         if ENTRY.fullmatch(name):
             (folder / name).unlink(missing_ok=True)

@@ -18,14 +18,14 @@ from service.spool.disk import fsync_folder, replace_durably
 from service.spool.format import FILE_MAGIC, encode_frame
 from service.spool.quarantine import Quarantine, delete_entries, read_returning
 from service.spool.quarantine_entry import ENTRY, Entry
-from service.spool.segment import new_token
+from service.spool.segment import new_name
 
-#: Rows that go back as one segment, and the bytes of their entries if they are several.
+#: At most so many rows go back as one segment; and so many bytes of their entries, unless it is only one.
 RETRY_ROWS, RETRY_BYTES = 1000, 8 * 2**20
 
 
 class EntryResult(NamedTuple):
-    """What became of an entry that was to be dropped or retried: no problem, or why it is still there."""
+    """The result for an entry that should be dropped or retried: no problem, or why it is still there."""
 
     name: str
     problem: str | None = None
@@ -41,37 +41,37 @@ class QuarantineCommands:
         self._data = data
 
     def entries(self, names: Collection[str] | None = None) -> list[Entry]:
-        """All entries, or those of these names, oldest first. Raises StartError if one is not there."""
+        """All entries, or those with these names, oldest first. Raises StartError if one does not exist."""
         self._check_folder()
         gone = {name for path in self._service.returning() for name in _names(path)}  # before looking: see step 3
         there = {}
         for path in self.folder.iterdir():
             match = ENTRY.fullmatch(path.name)
             if match and path.name not in gone:
-                there[path.name] = Entry(path, match["token"], int(match["position"]))
+                there[path.name] = Entry(path, match["name"], int(match["position"]))
         if missing := sorted(set(names or ()) - there.keys()):
             raise StartError(f"the quarantine {self.folder} has no entry named {missing[0]!r}")
         wanted = there.values() if names is None else (there[name] for name in set(names))
-        return sorted(wanted, key=lambda one: (one.token, one.position, one.path))
+        return sorted(wanted, key=lambda one: (one.segment, one.position, one.path))
 
     def drop(self, names: Collection[str] | None) -> Iterator[EntryResult]:
-        """Delete entries, all or these; each is named first."""
+        """Delete all entries or these; yield each before it is deleted."""
         with self._alone():
-            for entry, problem in self._settled(names):
+            for entry, problem in self._with_problems(names):
                 yield EntryResult(entry.path.name, problem)
                 if not problem:
                     entry.path.unlink(missing_ok=True)
             fsync_folder(self.folder)
 
     def retry(self, names: Collection[str] | None) -> Iterator[EntryResult]:
-        """Send rows back to ClickHouse, all or these; each is named when that is durable."""
+        """Send the rows of all entries or these back to ClickHouse; yield each when that is durable."""
         with self._alone():
             for leftover in self._retry.glob(".*.tmp"):  # of a command that was killed
                 leftover.unlink(missing_ok=True)
             group: list[str] = []
             rows: list[tuple[Any, ...]] = []
             size, header = 0, CURRENT
-            for entry, problem in self._settled(names):
+            for entry, problem in self._with_problems(names):
                 if entry.damaged and names is None:
                     continue
                 try:
@@ -101,26 +101,26 @@ class QuarantineCommands:
             if some:
                 encoded.append(encode_frame(encode_rows(some, header.types).payload, len(some), with_ids=with_ids))
         content = msgspec.msgpack.encode((names, FILE_MAGIC + b"".join(encoded)))
-        token = new_token(time.time_ns() // 1_000_000)
-        replace_durably(self._retry / f"{token}.{len(rows)}.retry", content)
+        name = new_name(time.time_ns() // 1_000_000)
+        replace_durably(self._retry / f"{name}.{len(rows)}.retry", content)
         delete_entries(self.folder, names)
         yield from (EntryResult(name) for name in names)
 
-    def _settled(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
-        """Step 1: the entries, each with what is against touching it."""
+    def _with_problems(self, names: Collection[str] | None) -> list[tuple[Entry, str | None]]:
+        """Step 1: the entries, each with the reason why it must be left alone, if any."""
         entries = self.entries(names)
-        if self._retry.is_dir():  # an entry of a segment from there may be touched only if that can't come back
+        if self._retry.is_dir():  # a segment that came from there must not come back once its entries are touched
             fsync_folder(self._retry)
-        # An open segment becomes a sealed one, and one moves to a worker of a lower number (see rebalance), never the
-        # reverse: in this order none slips through.
+        # Open segments become sealed, and segments move to workers with lower numbers (see rebalance), never the other
+        # way: in this order we miss none.
         busy = set()
         for number in worker_folders(self._data):
             spool = spool_of(self._data, number)
             busy |= {path.name.split(".")[0] for suffix in ("open", "sealed") for path in spool.glob(f"*.{suffix}")}
             if spool.is_dir():
                 fsync_folder(spool)
-        problem = "its segment is still in the spool: wait until the service has inserted the other rows of it"
-        return [(entry, problem if entry.token in busy else None) for entry in entries]
+        problem = "its segment is still in the spool: wait until the service has inserted the segment's other rows"
+        return [(entry, problem if entry.segment in busy else None) for entry in entries]
 
     def _check_folder(self) -> None:
         if not self.folder.is_dir():
@@ -142,5 +142,5 @@ class QuarantineCommands:
 def _names(path: Path) -> list[str]:
     try:
         return read_returning(path)[0]
-    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; damaged: the service says so
+    except (FileNotFoundError, msgspec.MsgspecError):  # taken meanwhile; or damaged, which the service logs
         return []

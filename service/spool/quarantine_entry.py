@@ -12,7 +12,7 @@ from schemas.rows import CURRENT
 from service.errors import Rejected
 from service.spool.segment import NAME_FORM
 
-#: The name: the segment's token, then the index of the row in it or the byte at which the damage begins.
+#: The file name: the segment's name, then the index of the row in it or the byte at which the damage begins.
 ENTRY = re.compile(NAME_FORM + r"\.(?P<position>\d+)\.(?:json|damaged)")
 
 
@@ -20,12 +20,12 @@ class Entry(NamedTuple):
     """One file of the quarantine."""
 
     path: Path
-    token: str
+    segment: str
     position: int
 
     @property
     def damaged(self) -> bool:
-        """Whether it is bytes rather than a row."""
+        """Whether it holds damaged bytes rather than a row."""
         return self.path.suffix == ".damaged"
 
     def document(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
         return found
 
     def row(self) -> tuple[Header, tuple[Any, ...]]:
-        """The row and its columns. Raises OSError, or ValueError if a person has bent it."""
+        """The row and its columns. Raises OSError, or ValueError if somebody has broken it by hand."""
         document = self.document()
         values = document["values"]
         types = document.get("types") or dict(zip(CURRENT.names, CURRENT.types, strict=True))
@@ -47,10 +47,10 @@ class Entry(NamedTuple):
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def document_of(token: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> bytes:
-    """The content of the entry of a row. ``Entry.row`` makes the same row of it."""
+def document_of(segment: str, index: int, header: Header, row: tuple[Any, ...], error: Rejected) -> bytes:
+    """The content of the entry of a row. ``Entry.row`` reads the same row back."""
     document = {
-        "token": token,
+        "token": segment,
         "row": index,
         "time": datetime.now(UTC).isoformat(),
         "code": error.code,
@@ -65,7 +65,7 @@ def document_of(token: str, index: int, header: Header, row: tuple[Any, ...], er
 
 
 def _value(name: str, type_: str, value: Any) -> Any:
-    """The value as a row has it. A wrong kind must not get as far as the driver, whose error would look passing."""
+    """The value as a row has it. A wrong type must not reach the driver: its error would look temporary."""
     if type_.startswith("Nullable("):
         return None if value is None else _value(name, type_.removeprefix("Nullable(").removesuffix(")"), value)
     if type_ == "UUID":

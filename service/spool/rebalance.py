@@ -1,13 +1,12 @@
-"""What workers left behind that are no more: found at a start, and given to those that there are.
+"""At a start, moves the segments of workers that no longer exist to those that do.
 
 A worker has a folder with its spool: worker 0 the data folder itself, the others ``workers/<number>``. When a start
-has fewer workers than one before, the segments of the others move, with their names and so their tokens, and from
-then on are like any other of the worker that has them.
+has fewer workers than an earlier one, the segments of the others move. They keep their names, and so their tokens.
 
-Each moves by one rename, and may have been tried: like all that a start finds, it is asked for before it is inserted.
-A segment must never be where its ``.splits`` of an earlier version is not, so that goes first. Killed anywhere, the
-next start goes on, with as many workers as it likes. A segment moves to a worker with a lower number only, and those
-who look for one begin with the highest.
+Each moves by one rename. It may have been tried: as for every segment that a start finds, the table is asked for its
+rows before they are inserted. The ``.splits`` file that an earlier version left beside a segment moves first. If this
+is killed anywhere, the next start continues, with any number of workers. Segments only move to workers with lower
+numbers, and whoever looks for a segment begins with the highest.
 """
 
 import logging
@@ -19,18 +18,18 @@ from service.spool.disk import fsync_folder, replace_durably
 from service.spool.format import frames
 from service.spool.segment import OPEN, SEALED
 
-#: How often a spool is listed while its worker renames what is in it.
+#: How often to list a spool while its worker renames segments in it.
 _LISTINGS = 5
 _log = logging.getLogger(__name__)
 
 
 def adopter_of(number: int, count: int) -> int:
-    """Which of ``count`` workers has what worker ``number`` left."""
+    """Which of ``count`` workers gets the segments of worker ``number``."""
     return number % count
 
 
 def adopt(data: Path, count: int) -> None:
-    """Give what workers beyond ``count`` left to those that there are. Raises StartError.
+    """Move the segments of workers beyond ``count`` to those that run. Raises StartError.
 
     Needs the lock of the data folder, and no worker running.
     """
@@ -50,29 +49,29 @@ def _move(source: Path, target: Path) -> None:
     found = _segments(source)
     if found:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for token, path in found.items():
-            splits = path.with_name(f"{token}.splits")
+        for name, path in found.items():
+            splits = path.with_name(f"{name}.splits")
             if splits.exists():
                 replace_durably(target / splits.name, splits.read_bytes())
             path.rename(target / path.name)
         fsync_folder(target)
         fsync_folder(source)
-        _log.info("moved %d segments of a worker that is no more from %s to %s", len(found), source, target)
+        _log.info("moved %d segments of a worker that no longer exists from %s to %s", len(found), source, target)
     for rest in source.iterdir():
         if rest.suffix == ".splits" or rest.name == "probe":
             rest.unlink()
         else:
-            _log.warning("%s is none of our files: left alone", rest)
+            _log.warning("unknown file %s: left alone", rest)
 
 
 def _segments(folder: Path) -> dict[str, Path]:
-    """The segments in a folder by token, oldest first."""
+    """The segments in a folder by name, oldest first."""
     matches = ((OPEN.fullmatch(path.name) or SEALED.fullmatch(path.name), path) for path in folder.iterdir())
-    return dict(sorted((match["token"], path) for match, path in matches if match))
+    return dict(sorted((match["name"], path) for match, path in matches if match))
 
 
 def rows_in(spool: Path) -> int:
-    """How many rows the segments in a spool hold, for when its worker can't say."""
+    """How many rows the segments in a spool hold, if its worker does not answer."""
     for _ in range(_LISTINGS):
         rows = 0
         for path in _segments(spool).values():

@@ -1,8 +1,8 @@
-"""What must be so in ClickHouse: found by trying it, at a start and now and then, before an event has to wait for it.
+"""Checks of what the service needs in ClickHouse: tried at a start and now and then, before an event has to wait.
 
-What stops inserts or look-ups (a right, a setting that is held fast) is raised, as the statement itself would. What
-bends them without a word is a warning: for the log, and for those who may read ``/stats``. A check that can't be made,
-for instance since the user may not look, is none.
+What stops inserts or look-ups (a missing right, a constrained setting) is raised, as the statement itself would raise
+it. What silently changes their results is a warning: for the log, and for those who may read ``/stats``. A check that
+can't be made, for instance because the user lacks a right, finds nothing.
 """
 
 import logging
@@ -16,7 +16,7 @@ from service.errors import StoreError
 from service.store.failures import ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION
 
 _log = logging.getLogger(__name__)
-#: To explain a query one must be allowed to run it, and the plan tells of row policies.
+#: EXPLAIN needs the same rights as the query, and its plan shows row policies.
 _READS = {
     "events": "EXPLAIN actions = 1 SELECT event_id, event_name, category, timestamp, session_id, sequence, received_at,"
     " segment FROM events",
@@ -26,16 +26,16 @@ _TYPES = (type_.replace("'", r"\'") for type_ in CURRENT.types)
 _TRIAL = "INSERT INTO events (names) SELECT defaults WHERE 0".replace("names", ", ".join(CURRENT.names)).replace(
     "defaults", ", ".join(f"defaultValueOfTypeName('{type_}')" for type_ in _TYPES)
 )
-#: Needed only where a view behind the table fails: see ``remember_ids.sql``.
+#: Needed only if a view behind the table fails: see ``remember_ids.sql``.
 _IDS_TRIAL = "INSERT INTO client_ids (id, received_at) SELECT toUInt128(0), now64(3, 'UTC') WHERE 0"
 _TABLES_SQL = statement("tables")
 _ROW_POLICIES_SQL = statement("row_policies")
-#: What no later try will mend by itself.
+#: No later try will succeed until a person mends it.
 _FINAL = (ACCESS_DENIED, READONLY, SETTING_CONSTRAINT_VIOLATION)
 _NEEDED = (
-    ("non_replicated_deduplication_window", 1000, "without, a batch that is tried again may be stored twice"),
-    ("fsync_after_insert", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
-    ("fsync_part_directory", 1, "without, a power cut of ClickHouse may lose events that it has confirmed"),
+    ("non_replicated_deduplication_window", 1000, "without it, a batch that is tried again may be stored twice"),
+    ("fsync_after_insert", 1, "without it, a power cut of ClickHouse may lose events that it has confirmed"),
+    ("fsync_part_directory", 1, "without it, a power cut of ClickHouse may lose events that it has confirmed"),
 )
 
 
@@ -48,11 +48,11 @@ class Asked(Protocol):
 
 
 async def check(store: Asked) -> tuple[str, ...]:
-    """Warnings. Raises Misconfigured if the user may not do what the service does, Retryable if nobody answers."""
+    """Return warnings. Raises Misconfigured if the user lacks a right, Retryable if ClickHouse does not answer."""
     untried: list[str] = []
     plans = {table: await _tried(store.query(sql), untried) for table, sql in _READS.items()}
     await _tried(store.try_insert(_TRIAL), untried)
-    # Of a table without parts the plan does not tell, and system.row_policies only to who may read it.
+    # The plan shows none for a table without parts, and system.row_policies needs a right.
     hidden = {table for (table,) in await _asked(store, _ROW_POLICIES_SQL)}
     hidden |= {table for table, plan in plans.items() if re.search("row.level filter", str(plan), re.IGNORECASE)}
     tables = {name: about for name, *about in await _asked(store, _TABLES_SQL)}
@@ -66,7 +66,7 @@ async def _tried(statement: Awaitable[Any], untried: list[str]) -> Any:
     except StoreError as error:
         if error.code in _FINAL or not error.code:
             raise
-        untried.append(f"it can't be tried whether ClickHouse takes and finds events: {error}")
+        untried.append(f"a check whether ClickHouse takes and finds events failed: {error}")
 
 
 async def _lost_right(store: Asked) -> list[str]:
@@ -75,18 +75,18 @@ async def _lost_right(store: Asked) -> list[str]:
     except StoreError as error:
         if not error.code:
             raise
-        return [f"events with ids wait while a view behind the table fails: {error}"]
+        return [f"if a view behind the table fails, events with ids must wait: {error}"]
     return []
 
 
 async def _asked(store: Asked, sql: str) -> list[tuple[Any, ...]]:
-    """The answer, or none if ClickHouse refuses the question."""
+    """The answer, or nothing if ClickHouse refuses the question."""
     try:
         return await store.query(sql)
     except StoreError as error:
         if not error.code:
             raise
-        _log.debug("not to be found out: %s", error)
+        _log.debug("can't be checked: %s", error)
         return []
 
 
@@ -100,20 +100,20 @@ def _hidden_rows(tables: set[str]) -> list[str]:
 
 
 def _lost_settings(tables: dict[str, Any]) -> list[str]:
-    """By a hand, or by a table that was made anew."""
+    """Lost because somebody changed them, or made the table anew."""
     lost = []
     for table, (engine, *_) in sorted(tables.items(), reverse=True):
         if not engine.startswith(("MergeTree", "ReplacingMergeTree")):
-            continue  # the others have a memory of tokens by default, and copies instead of syncs
+            continue  # other engines remember tokens by default, and have replicas instead of syncs
         for name, least, risk in _NEEDED:
             found = re.search(rf"\b{name} = (\d+)", engine)
             if found is None or int(found[1]) < least:
-                lost.append(f"the table {table} should have the setting {name} = {least} at least: {risk}")
+                lost.append(f"the table {table} should have the setting {name} = {least} or more: {risk}")
     return lost
 
 
 def _lost_view(tables: dict[str, Any]) -> list[str]:
-    """Without the right to see the view, its table tells that it is there, but not where it points."""
+    """Without the right to see the view, its table shows that it exists, but not where it writes."""
     risk = "an event sent again may be stored twice; run analytics migrate"
     engine, has_view, _ = tables.get("events", ("", 1, 1))
     _, _, fills_ids = tables.get("client_ids_view", ("", 1, 1))

@@ -1,7 +1,7 @@
 """What ``ANALYTICS_CLICKHOUSE_DSN`` means.
 
-Read here and not by the driver, which ignores the scheme (it would send an https password in plain
-text) and takes any option for one of its own.
+We read it ourselves: the driver ignores the scheme (it would send an https password in plain text) and
+takes any option for one of its own.
 """
 
 import re
@@ -14,7 +14,7 @@ from service.errors import StartError
 DEFAULT_DATABASE = "analytics"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _DSN_HELP = "it should be chdb://, chdb:///folder or http(s)://user:password@host:port/database"
-#: What a DSN may add behind a question mark, as the driver names it.
+#: The options that a DSN may have after a question mark, as the driver names them.
 _DSN_OPTIONS = frozenset({"verify", "ca_cert", "client_cert", "client_cert_key", "compress"})
 
 
@@ -44,7 +44,7 @@ def parse_dsn(dsn: str, default_folder: Path) -> Target:
         if parts.netloc or parts.query:
             raise _bad_dsn("an embedded ClickHouse has a folder and nothing else")
         folder = Path(unquote(parts.path)) if parts.path.strip("/") else default_folder
-        if "?" in str(folder):  # the engine takes what follows for options, and would make another folder
+        if "?" in str(folder):  # the engine would take what follows for options, and make another folder
             raise StartError(
                 f"the embedded ClickHouse can't have a folder with a question mark in its path, as {folder}:"
                 " set ANALYTICS_DATA_DIR or ANALYTICS_CLICKHOUSE_DSN to another one, or use a ClickHouse server"
@@ -56,7 +56,7 @@ def parse_dsn(dsn: str, default_folder: Path) -> Target:
         raise _bad_dsn("it has no host")
     database = unquote(parts.path.strip("/")) or DEFAULT_DATABASE
     if not _IDENTIFIER.fullmatch(database):
-        raise _bad_dsn(f"{database!r} is no name for a database")
+        raise _bad_dsn(f"{database!r} is not a valid name for a database")
     extra = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(extra.keys() - _DSN_OPTIONS):
         raise _bad_dsn(f"the option {unknown[0]!r} is not one of {', '.join(sorted(_DSN_OPTIONS))}")
@@ -67,7 +67,7 @@ def parse_dsn(dsn: str, default_folder: Path) -> Target:
         "port": port or (8443 if secure else 8123),
         "username": unquote(parts.username or "default"),
         "password": unquote(parts.password or ""),
-        "compress": False,  # client CPU is dearer than the network between a service and its database
+        "compress": False,  # CPU costs more than the network between a service and its database
         **extra,
     }
     return Target(database, None, server, f"{parts.scheme}://{parts.hostname}:{server['port']}/{database}")

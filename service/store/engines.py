@@ -1,12 +1,11 @@
 """How calls reach ClickHouse: the driver's asynchronous client for a server, threads for the embedded one.
 
-Both run the same statements with the same settings. What an insert must carry, so that it is stored once
-however often it is tried:
+Both run the same statements with the same settings. An insert is stored once, however often it is tried, if it has:
 
-- one token, the segment's;
-- one block, since ClickHouse compares a token block by block: the server's settings cut what it parses into
-  blocks (``ONE_BLOCK``), and the driver what it encodes, by a sampled row size (``req_block_size``);
-- ``async_insert=0``: it is on by default in current servers, and acknowledges what is not yet stored;
+- one token, made of the segment's name;
+- one block, since ClickHouse compares tokens block by block. Settings of the server cut what it parses into blocks
+  (``ONE_BLOCK``), and the driver cuts what it encodes, by a sampled row size (``req_block_size``);
+- ``async_insert=0``: current servers have it on by default, and acknowledge what is not stored yet;
 - deduplication switched on, since a user's profile may switch it off.
 """
 
@@ -34,23 +33,23 @@ from service.store.settings import (
 )
 
 CONNECT_TIMEOUT = 3.0
-#: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is a live one.
+#: Below the server's own limit (3 s in older versions, 10 s or 30 s now), so that a reused connection is still open.
 KEEPALIVE_TIMEOUT = 2.5
 
 
-#: Whether views behind the table may fail without failing the INSERT.
+#: Settings with which views behind the table may fail without failing the INSERT.
 PAST_VIEWS = frozenset({"materialized_views_ignore_errors", "ignore_materialized_views_with_dropped_target_table"})
 
 
 class InsertOptions(NamedTuple):
-    """How one INSERT goes: its deduplication token; whether views behind the table may fail without failing it."""
+    """Options of one INSERT: its deduplication token; whether views behind the table may fail without failing it."""
 
     token: str
     past_views: bool = False
 
 
 class Engine(Protocol):
-    """How calls reach one kind of ClickHouse. May raise anything; the store tells what it means."""
+    """How calls reach one kind of ClickHouse. May raise anything; the store classifies it."""
 
     async def open(self, database: str | None) -> None: ...
     async def insert(self, rows: Rows, options: InsertOptions) -> None: ...
@@ -76,15 +75,15 @@ class Server:
             if code_of(error) not in (READONLY, SETTING_CONSTRAINT_VIOLATION):
                 raise
             try:
-                self._client = await self._connect({})  # perhaps only a limit is held fast, and high
+                self._client = await self._connect({})  # perhaps the profile constrains only a limit, at a high value
             except Exception:  # noqa: BLE001 - the first error says more
                 raise error from None
         self._client.database = database
         await self._learn_settings()
-        await self.query("SELECT 1", None)  # fails if the database is missing, or a setting is held fast
+        await self.query("SELECT 1", None)  # fails if the database is missing, or a setting is constrained
 
     async def _connect(self, settings: dict[str, Any]) -> Any:
-        """The driver's own function sends its first queries without our settings, and a profile may bend those."""
+        """The driver's own function sends its first queries without our settings, so a profile may change them."""
         from clickhouse_connect.driver.asyncclient import AsyncClient
 
         client = AsyncClient(
@@ -92,7 +91,7 @@ class Server:
             connect_timeout=CONNECT_TIMEOUT,
             keepalive_timeout=KEEPALIVE_TIMEOUT,
             client_name="analytics",
-            form_encode_query_params=True,  # parameters are too long for an address
+            form_encode_query_params=True,  # parameters are too long for a URL
             autogenerate_session_id=False,  # requests of one session wait for each other
         )
         for name, value in settings.items():
@@ -100,8 +99,8 @@ class Server:
         return await AsyncExitStack().enter_async_context(client)
 
     async def _learn_settings(self) -> None:
-        """Which settings this server knows. Which of them are held fast, ClickHouse shall judge, and not the driver:
-        it would keep them to itself, and ``system.settings`` shows ``limit`` as 0 to a user whose profile has it."""
+        """Learn which settings this server knows. ClickHouse shall judge which of them are constrained, not the driver:
+        the driver would not send them, and ``system.settings`` shows ``limit`` as 0 even if the profile sets it."""
         from clickhouse_connect.driver.models import SettingDef
 
         client = self._client
@@ -135,10 +134,10 @@ class Server:
 
 
 class Embedded:
-    """ClickHouse in this process: synchronous clients, each with a thread of its own. It has no users:
-    no profile to overrule, no rights to try.
+    """ClickHouse in this process: synchronous clients, each with a thread of its own. It has no users,
+    and so no profile to overrule and no rights to check.
 
-    The engine must be closed before the process ends, and no thread may be inside of it then.
+    The engine must be closed before the process ends, and no thread may be inside it then.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -181,7 +180,7 @@ class Embedded:
         _check_written(client.insert(data=_columns(rows), context=context), rows)
 
     async def try_insert(self, sql: str) -> None:
-        """Nobody has fewer rights here than others."""
+        """Here everybody has all rights."""
 
     async def query(self, sql: str, parameters: dict[str, Any] | None) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = await self._run("query", self._query, sql, parameters)
@@ -224,7 +223,7 @@ def _raw(client: Any, rows: Rows, options: InsertOptions) -> dict[str, Any]:
 
 
 def _context(client: Any, rows: Rows, options: InsertOptions) -> dict[str, Any]:
-    # Types are given, so the driver asks the server for none. A context holds state: each insert has its own.
+    # We give the types, so that the driver does not ask for them. A context has state: each insert has its own.
     return {
         "table": TABLE,
         "column_names": rows.header.names,
@@ -239,13 +238,13 @@ def _columns(rows: Rows) -> list[Sequence[Any]]:
 
 
 def _check_written(summary: Any, rows: Rows) -> None:
-    """A proxy's page with status 200 is no confirmation: the summary must count the rows. (A resend counts too.)"""
+    """A proxy's page with status 200 confirms nothing: the summary must count the rows. (A resend counts too.)"""
     if (written := int(summary.summary.get("written_rows", 0))) < len(rows):
         raise Retryable(
             f"the answer to an insert confirms {written} of {len(rows)} rows: is this ClickHouse?", may_run=True
         )
 
 
-# The embedded extra brings pandas along, and the driver would import it (1 s, 90 MB) to ask whether
-# the data is a data frame. It never is.
+# The extra ``embedded`` installs pandas, and the driver would import it (1 s, 90 MB) to see whether the
+# data is a data frame. It never is.
 options.np = options.pd = None

@@ -35,19 +35,19 @@ MISCONFIGURED = {
     60: "a table is missing", 81: "the database is missing",  # UNKNOWN_TABLE, UNKNOWN_DATABASE
     164: "the user may only read", 774: "the table can only be read",  # READONLY, TABLE_IS_PERMANENTLY_READ_ONLY
     **dict.fromkeys((115, 452, 471, 472), "a setting is not known or not allowed"),  # UNKNOWN_SETTING, constraints
-    # What a query reads, is or answers passes a limit of the profile; an index or the query cache that it wants.
+    # A query passes a limit of the profile, or lacks an index or the query cache that the profile demands.
     **dict.fromkeys((158, 161, 162, 165, 166, 167, 168, 191, 307, 392, 396), "the user's profile does not allow it"),
     **dict.fromkeys((277, 584, 704, 719, 731), "the user's profile does not allow it"),
     192: "the user is refused", 193: "the password is refused",  # UNKNOWN_USER, WRONG_PASSWORD
     194: "a password is required", 195: "our address is refused",  # REQUIRED_PASSWORD, IP_ADDRESS_NOT_ALLOWED
     291: "the user lacks rights", 497: "the user lacks rights",  # DATABASE_ACCESS_DENIED, ACCESS_DENIED
     516: "the user or the password is refused",  # AUTHENTICATION_FAILED
-    # A quota that wants a key, a user that expired, a session refused, a second factor.
+    # A quota that needs a key, an expired user, a refused session, a second factor.
     **dict.fromkeys((496, 720, 763, 767), "the user is refused"),
 }  # fmt: skip
-#: Passes by itself. What is in none of the three sets is treated like these, and logged as an error.
+#: Temporary. A code in none of the three sets is treated like these, and logged as an error.
 RETRYABLE = frozenset({
-    44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try has the values converted
+    44,  # ILLEGAL_COLUMN: a column was altered since we looked; the next try converts the values
     3, 23, 74, 75,  # UNEXPECTED_END_OF_FILE, cannot read from or write to a file descriptor or a buffer
     95, 96, 173, 198, 203, 204,  # socket, memory, DNS_ERROR, NO_FREE_CONNECTION, CANNOT_FSYNC
     159, 160, 201, 202,  # TIMEOUT_EXCEEDED, TOO_SLOW, QUOTA_EXCEEDED, TOO_MANY_SIMULTANEOUS_QUERIES
@@ -59,12 +59,12 @@ RETRYABLE = frozenset({
     677, 692, 700, 733, 735, 738,  # THREAD_WAS_CANCELED, TOO_MANY_MUTATIONS, sessions, restart, cancelled, locked
     745, 749, 762, 776, 777, 778, 999,  # SERVER_OVERLOADED, connections, resources, memory, KEEPER_EXCEPTION
 })  # fmt: skip
-#: ClickHouse itself did not hear what became of it: another server, or Keeper, may still be at it.
+#: ClickHouse itself does not know the outcome: another server, or Keeper, may still be working on it.
 MAY_RUN = frozenset({209, 210, 279, 319, 999})
 UNKNOWN_DATABASE, READONLY, SETTING_CONSTRAINT_VIOLATION, ACCESS_DENIED = 81, 164, 452, 497
 _TOO_MANY_PARTS = 252
 _VIEW_WITHOUT_TARGET = re.compile(r"Target table .{1,300} of view ")
-#: What messages hold besides their meaning: addresses, users, versions, ids of tables and values of events. The log and
+#: What messages hold besides their meaning: addresses, users, versions, ids of tables, values of events. The log and
 #: the quarantine keep the rest.
 _NOT_FOR_PEOPLE = re.compile(
     r"^Received ClickHouse exception, code: \d+, server response: "
@@ -73,7 +73,7 @@ _NOT_FOR_PEOPLE = re.compile(
     r"|\s*\([0-9a-f]{8}-[0-9a-f-]{27}\)|\.? Column values:.*(?= \([A-Z_]+\)$)|\.? Column values:.*$"
 )
 _MESSAGE_MAX = 300
-#: How ClickHouse names the right that is missing: with all columns, or "for at least one column".
+#: How ClickHouse names a missing right: with all columns, or "for at least one column".
 _MISSING_GRANT = re.compile(
     r"necessary to have the grant (?P<right>[A-Z ]+?)(?:\(.*?\))?(?: for at least one column)?"
     r" on (?P<what>[^\s.]\S*?)\.?\s",
@@ -82,11 +82,11 @@ _MISSING_GRANT = re.compile(
 
 
 def code_of(error: BaseException) -> int:
-    """ClickHouse's own code, 0 if there is none."""
+    """ClickHouse's own code; 0 if there is none."""
     return int(getattr(error, "code", None) or 0)
 
 
-def verdict_on(error: Exception) -> StoreError:
+def classify_failure(error: Exception) -> StoreError:
     """What a failure means for the batch."""
     code = code_of(error)
     message = _NOT_FOR_PEOPLE.sub("", " ".join(str(error).split())) or type(error).__name__
@@ -108,7 +108,7 @@ def verdict_on(error: Exception) -> StoreError:
     if not isinstance(error, ClickHouseError):
         message = f"{type(error).__name__}: {message}"
     if code not in RETRYABLE and (code or not isinstance(error, ClickHouseError)):
-        _log.error("an error of no known class, taken to pass by itself: %s", message)
+        _log.error("an unknown error, treated as temporary: %s", message)
     may_run = not code or code in MAY_RUN
     return Retryable(message, code, public=f"ClickHouse can't do it now{_in_log(code)}", may_run=may_run)
 
@@ -117,19 +117,19 @@ def _in_log(code: int) -> str:
     return f" (code {code}; the log says more)" if code else " (the log says more)"
 
 
-def verdict_on_query(error: Exception) -> StoreError:
-    """What a failed query means. It is none of rows: only an INSERT can find that they don't fit."""
-    verdict = verdict_on(error)
-    if isinstance(verdict, Rejected):
-        return Retryable(f"a query failed: {verdict}", verdict.code, public=verdict.public)
-    return verdict
+def classify_query_failure(error: Exception) -> StoreError:
+    """What a failed query means. It never rejects rows: only an INSERT can find that they don't fit."""
+    failure = classify_failure(error)
+    if isinstance(failure, Rejected):
+        return Retryable(f"a query failed: {failure}", failure.code, public=failure.public)
+    return failure
 
 
 def _network_reason(error: BaseException | None) -> str | None:
-    """What the operating system said, behind the layers of the driver; without the address."""
+    """What the operating system said, below the layers of the driver, without the address."""
     while error is not None:
         if isinstance(error, ssl.SSLError):
-            return f"TLS failed ({error.reason or 'for no reason that is known'})"
+            return f"TLS failed ({error.reason or 'for an unknown reason'})"
         if isinstance(error, OSError) and error.errno:
             return os.strerror(error.errno) if error.errno > 0 else "its name can't be resolved"
         error = error.__cause__ or error.__context__

@@ -1,9 +1,9 @@
 """Migrations: the numbered SQL files of ``schemas/sql/migrations``, applied in order and recorded in a table.
 
 Each file is one statement that may run twice (IF NOT EXISTS): two instances that start at once both run
-it, and a crash between the statement and its record does no harm. What has shipped is never edited: a
-file whose text is not the recorded one is refused, and so is a database that knows later migrations
-than this program.
+it, and a crash between the statement and its record does no harm. A shipped file is never edited: if its
+text differs from the recorded one, it is refused. So is a database with later migrations than this program
+knows.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def shipped() -> list[Migration]:
 
 
 async def migrate(database: Database, migrations: list[Migration] | None = None) -> list[Migration]:
-    """Apply what is missing, and return it. Raises StoreError; Misconfigured if old and new don't match."""
+    """Apply the missing migrations, and return them. Raises StoreError; Misconfigured if old and new don't match."""
     migrations = shipped() if migrations is None else migrations
     await database.command(_RECORD)
     recorded = await database.query("SELECT number, any(name), groupUniqArray(sha256) FROM migrations GROUP BY number")

@@ -1,15 +1,15 @@
-"""The settings that go with each statement, so that a profile of the database user bends none of our results.
+"""The settings that go with each statement, so that no profile of the database user changes our results.
 
-Found by trying every setting of two engines, one by one, in a profile (``tests/store/test_profile.py`` keeps trying
-those that mattered). A limit on memory, time or threads is left to the operator: it ends in an error, which is told
-and tried again. What is left to the operator and what is overruled is in docs/operations.md.
+We found them by trying every setting of two engines, one by one, in a profile (``tests/store/test_profile.py`` keeps
+trying those that matter). A limit on memory, time or threads is left to the operator: it causes an error, which is
+reported and tried again. docs/operations.md says what is left to the operator and what is overruled.
 """
 
 from typing import Any
 
 TABLE = "events"
 ENDLESS = 1 << 30
-#: Each of these would cut what a SELECT answers without a word; the SELECT of the view behind an INSERT as well.
+#: Each of these would silently cut the result of a SELECT, even of the view behind an INSERT.
 WHOLE: dict[str, Any] = {
     "limit": 0,
     "offset": 0,
@@ -17,7 +17,7 @@ WHOLE: dict[str, Any] = {
     "additional_table_filters": "{}",
     "timeout_overflow_mode": "throw",
 }
-#: Each of these would bend an answer, make it old, or refuse a query that is meant as it is.
+#: Each of these would change an answer, make it stale, or refuse a valid query.
 QUERY_SETTINGS: dict[str, Any] = WHOLE | {
     "read_overflow_mode": "throw",
     "read_overflow_mode_leaf": "throw",
@@ -31,7 +31,7 @@ QUERY_SETTINGS: dict[str, Any] = WHOLE | {
     "distinct_overflow_mode": "throw",
     "use_query_cache": 0,
     "skip_unavailable_shards": 0,
-    "enable_parallel_replicas": 0,  # over replicas of no common log each row would count several times
+    "enable_parallel_replicas": 0,  # with unrelated replicas each row would count several times
     "apply_deleted_mask": 1,
     "final": 0,
     "empty_result_for_aggregation_by_empty_set": 0,
@@ -48,8 +48,8 @@ QUERY_SETTINGS: dict[str, Any] = WHOLE | {
     "force_optimize_projection": 0,
     "force_optimize_projection_name": "",
 }
-#: How much a query may read or answer. Lifted as far as the profile lets us: it may hold them fast, and then passing
-#: one is an error and not a cut.
+#: How much a query may read or return. We lift these as far as the profile allows: where it constrains one, exceeding
+#: it is an error and not a cut.
 LIMITS: dict[str, Any] = dict.fromkeys(
     (
         "max_rows_to_read",
@@ -71,7 +71,7 @@ LIMITS: dict[str, Any] = dict.fromkeys(
     ),
     0,
 )
-#: With these the driver asks its first questions, of which settings there are.
+#: With these the driver sends its first queries, which ask for the settings of the server.
 CONNECT_SETTINGS: dict[str, Any] = LIMITS | {
     "limit": 0,
     "offset": 0,
@@ -81,25 +81,25 @@ CONNECT_SETTINGS: dict[str, Any] = LIMITS | {
 #: Each of these would cut a batch into several blocks, on one engine or the other.
 ONE_BLOCK: dict[str, Any] = {
     "max_insert_block_size": ENDLESS,
-    "max_block_size": ENDLESS,  # what the embedded engine reads a file by
+    "max_block_size": ENDLESS,  # by which the embedded engine reads a file
     "min_insert_block_size_rows": ENDLESS,
     "min_insert_block_size_bytes": ENDLESS << 10,
     "input_format_parallel_parsing": 0,
 }
-#: Known to every server that we know.
+#: Known to every supported server.
 INSERT_SETTINGS: dict[str, Any] = ONE_BLOCK | {
     "async_insert": 0,
     "insert_deduplicate": 1,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
-#: Sent where they exist; older servers refuse a setting that they don't know.
+#: Sent only to servers that know them; older ones refuse unknown settings.
 NEWER_INSERT_SETTINGS: dict[str, Any] = WHOLE | {
     "deduplicate_insert": "enable",  # overrules insert_deduplicate
-    "materialized_views_ignore_errors": 0,  # would lose ids, by which events that come again are recognised
+    "materialized_views_ignore_errors": 0,  # would lose ids, by which repeats are recognised
     "ignore_materialized_views_with_dropped_target_table": 0,
-    "input_format_defaults_for_omitted_fields": 1,  # columns that an older version did not know
+    "input_format_defaults_for_omitted_fields": 1,  # for columns that an older version did not know
     "insert_shard_id": 0,
-    "insert_distributed_one_random_shard": 0,  # would store a batch that is tried again on another shard
+    "insert_distributed_one_random_shard": 0,  # the next try of a batch would go to another shard
     "max_insert_block_size_bytes": 0,
     "input_format_max_block_size_bytes": 0,
     "input_format_max_block_wait_ms": 0,  # would insert what has arrived so far

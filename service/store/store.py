@@ -1,6 +1,6 @@
 """The store: ClickHouse, a server over HTTP or embedded in this process, behind one small interface.
 
-``engines`` calls clickhouse-connect, ``failures`` tells what its errors mean.
+``engines`` calls clickhouse-connect; ``failures`` says what its errors mean.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from service.part import Part
 from service.store.checks import check
 from service.store.dsn import Target
 from service.store.engines import Embedded, Engine, InsertOptions, Server
-from service.store.failures import UNKNOWN_DATABASE, code_of, verdict_on, verdict_on_query
+from service.store.failures import UNKNOWN_DATABASE, classify_failure, classify_query_failure, code_of
 from service.store.migrations import migrate
 from service.store.settings import TABLE
 from service.store.token_memory import TokenMemory
@@ -26,16 +26,16 @@ from service.store.views import make_views
 
 #: Seconds. An insert that takes longer is tried again while the first may still run: its token makes that safe.
 PING_TIMEOUT, QUERY_TIMEOUT, INSERT_TIMEOUT = 3.0, 10.0, 60.0
-#: Seconds for a question on which only an INSERT waits: among many random ids it may take long.
+#: Seconds for a query on which only an INSERT waits: among many random ids it may take long.
 LOOK_UP_TIMEOUT = 60.0
-#: Seconds. How often it is tried whether all is as it must be.
+#: Seconds between two runs of the checks.
 CHECKED_EVERY = 60.0
 KNOWN_IDS_SQL = statement("known_ids")
 STORED_SQL = statement("stored")
 IS_RUNNING_SQL = statement("is_running")
 TOKEN_MEMORY_SQL = statement("token_memory")
 REMEMBER_IDS_SQL = statement("remember_ids")
-#: Seconds. Until then rows made for an altered column are refused (44), which passes with the next try.
+#: Seconds. Until then rows for an altered column may be refused (44); the next try succeeds.
 TYPES_KEPT_FOR = 1.0
 DESCRIBE_SQL = f"DESCRIBE TABLE {TABLE}"
 #: A parameter may be 128 KiB long (http_max_field_value_size), and an id as a number has 39 digits.
@@ -51,9 +51,9 @@ class Store(Part):
 
     def __init__(self, target: Target, *, migrating: bool) -> None:
         self.embedded = target.embedded
-        #: How often a call failed, by what that means (the kind of StoreError) and ClickHouse's code.
+        #: How often a call failed, by the kind of StoreError and ClickHouse's code.
         self.errors: dict[tuple[str, ...], int] = {}
-        #: What bends inserts or answers without a word, and a person should mend.
+        #: What silently changes inserts or answers, so that a person should mend it.
         self.warnings: tuple[str, ...] = ()
         self._checked_at = -math.inf
         self._ready = asyncio.Event()
@@ -64,7 +64,7 @@ class Store(Part):
         self._engine: Engine = Embedded(target.folder) if target.folder else Server(target.server)
 
     async def prepare(self) -> list[str]:
-        """Connect; make the database, its tables and views, unless that is left to ``analytics migrate``.
+        """Connect; create the database, its tables and views, unless that is left to ``analytics migrate``.
 
         What was made: names of migrations and views.
         """
@@ -89,13 +89,13 @@ class Store(Part):
         await self._ready.wait()
 
     async def _check(self) -> None:
-        self._checked_at = -math.inf  # what is wrong is looked for again with the next ping
+        self._checked_at = -math.inf  # if it fails, the next ping checks again
         try:
             warnings = await self._within(check(self), None)
         except StoreError as error:
             if error.code:
                 raise
-            _log.debug("not checked, since nobody answers: %s", error)
+            _log.debug("not checked, since ClickHouse does not answer: %s", error)
             return
         for warning in set(warnings).difference(self.warnings):
             _log.warning("%s", warning)
@@ -118,14 +118,14 @@ class Store(Part):
     async def insert(self, rows: Rows, token: str, *, past_views: bool = False) -> None:
         """Insert one block, once for this token. Raises Retryable or Rejected.
 
-        ``past_views``: whatever materialized views behind the table make of it.
+        ``past_views``: even if materialized views behind the table fail.
         """
         await self._call(self._insert(rows, InsertOptions(token, past_views)), INSERT_TIMEOUT)
 
     async def _insert(self, rows: Rows, options: InsertOptions) -> None:
-        """As they are, or converted by ClickHouse if someone has given the table other types.
+        """Send the rows as they are; or with their types, so that ClickHouse converts them if the table's differ.
 
-        Bare values say nothing of their types, and ClickHouse does not convert them.
+        Bare values do not carry their types, so ClickHouse can't convert them.
         """
         if time.monotonic() - self._described_at > TYPES_KEPT_FOR:
             described = await self._ask(DESCRIBE_SQL)
@@ -135,11 +135,11 @@ class Store(Part):
         try:
             await (self._engine.insert if fits else self._engine.insert_converted)(rows, options)
         except BaseException:
-            self._described_at = -math.inf  # perhaps they have just changed
+            self._described_at = -math.inf  # perhaps the types have just changed
             raise
 
     async def known_ids(self, ids: Sequence[int], window: float) -> set[int]:
-        """Which of these ids are in the table, of events stored within the last ``window`` seconds."""
+        """Which of these ids are known from events stored within the last ``window`` seconds."""
         known: set[int] = set()
         for start in range(0, len(ids), 4 * IDS_IN_ONE_PARAMETER):
             lists = {
@@ -151,14 +151,14 @@ class Store(Part):
         return known
 
     async def stored(self, segment: str, since: int, until: int) -> list[tuple[str, int, int]]:
-        """Of the rows of a segment in the table: the token of their INSERT, the month (202612), how many.
+        """The rows of a segment in the table: the token of their INSERT, the month (202612), how many.
 
         ``since`` and ``until`` are the first and last time of receipt, in ms since 1970.
         """
         return await self.query(STORED_SQL, {"segment": segment, "since": since, "until": until}, LOOK_UP_TIMEOUT)
 
     async def is_running(self, token: str) -> bool:
-        """Whether ClickHouse may be at an INSERT with this token; True if that can't be told."""
+        """Whether ClickHouse may be running an INSERT with this token; True if that is not known."""
         try:
             [(running,)] = await self.query(IS_RUNNING_SQL, {"token": token})
         except StoreError:
@@ -166,12 +166,12 @@ class Store(Part):
         return bool(running)
 
     async def remember_ids(self, segment: str, since: int, until: int) -> None:
-        """Put the ids of a segment's rows, in the table, among the known ones: the view that does it has failed."""
+        """Add the ids of a segment's stored rows to the known ones, after the view that does this has failed."""
         times = {"since": since, "until": until}
         await self.query(REMEMBER_IDS_SQL, {"segment": segment} | times, LOOK_UP_TIMEOUT)
 
     async def token_memory(self) -> TokenMemory:
-        """What tells whether a deduplication token is known still; with a window of 0 if that can't be told."""
+        """What shows whether ClickHouse still remembers a token; its window is 0 if that is not known."""
         [(up, blocks, engine)] = await self.query(TOKEN_MEMORY_SQL)
         window = re.search(r"\bnon_replicated_deduplication_window = (\d+)", engine)
         plain = str(engine).startswith("MergeTree")  # others number their blocks by partition
@@ -180,7 +180,7 @@ class Store(Part):
     async def query(
         self, sql: str, parameters: dict[str, Any] | None = None, seconds: float = QUERY_TIMEOUT
     ) -> list[tuple[Any, ...]]:
-        """The rows of a SELECT; parameters are bound by the server, as ``{name:Type}``. Raises Retryable."""
+        """The rows of a SELECT; the server binds parameters, written ``{name:Type}``. Raises Retryable."""
         rows: list[tuple[Any, ...]] = await self._call(self._ask(sql, parameters), seconds)
         return rows
 
@@ -188,20 +188,20 @@ class Store(Part):
         try:
             return await self._engine.query(sql, parameters)
         except Exception as error:
-            raise verdict_on_query(error) from error
+            raise classify_query_failure(error) from error
 
     async def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         """Run a statement that returns nothing."""
         await self.query(sql, parameters)
 
     async def ping(self) -> None:
-        """Raise if ClickHouse does not answer, or would refuse what it is there for."""
+        """Raise if ClickHouse does not answer, or would refuse inserts or look-ups."""
         await self._call(self._ask("SELECT 1"), PING_TIMEOUT)
         if time.monotonic() - self._checked_at > CHECKED_EVERY:
             await self._check()
 
     async def close(self) -> None:
-        """Let go of ClickHouse; a running call is waited for."""
+        """Disconnect from ClickHouse, after a running call has ended."""
         self._ready.clear()
         await self._engine.close()
 
@@ -223,12 +223,12 @@ class Store(Part):
         except StoreError:
             raise
         except Exception as error:
-            raise verdict_on(error) from error
+            raise classify_failure(error) from error
 
 
 _TEXT = frozenset({"String", "LowCardinality(String)", "Nullable(String)", "LowCardinality(Nullable(String))"})
 
 
 def _fits(sent: str, there: str) -> bool:
-    """Whether a value made for the one type means the same in a column of the other."""
+    """Whether a value made for one type means the same in a column of the other."""
     return sent == there or {sent, there} <= _TEXT

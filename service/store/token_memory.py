@@ -1,10 +1,10 @@
-"""What tells whether ClickHouse surely knows a deduplication token still."""
+"""What shows whether ClickHouse certainly remembers a deduplication token."""
 
 from typing import NamedTuple
 
 
 class TokenMemory(NamedTuple):
-    """Seconds since ClickHouse was started; blocks that the table has had; how many of their tokens it remembers."""
+    """Seconds since ClickHouse started; how many blocks the table has had; how many of their tokens it remembers."""
 
     up: float
     blocks: int

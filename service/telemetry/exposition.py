@@ -1,4 +1,4 @@
-"""The page of ``/metrics``: what one or several processes say of themselves, in the formats that Prometheus reads."""
+"""The page of ``/metrics``: the metrics of one or several processes, in the formats that Prometheus reads."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -20,17 +20,17 @@ def render(
 ) -> tuple[bytes, str]:
     """The page and its content type, in the form that the header Accept asks for.
 
-    ``snapshots`` are what workers said, by their numbers. ``name_workers``: each series tells in the label ``worker``
-    whose it is. For added up here, counts would fall when a worker begins anew or does not answer in time, and
-    Prometheus would take that for a start from zero of them all.
+    ``snapshots`` are the metrics of workers, by their numbers. ``name_workers``: each series has the label ``worker``.
+    If we added up the counts here, a count would fall when a worker restarts or does not answer in time, and Prometheus
+    would think that all workers had started from zero.
     """
-    # Its own reading of the header takes versions that are none, and puts them into the answer's.
+    # The library itself would accept unknown versions in the header, and repeat them in the answer.
     encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in accept else "")
     return encode(_Collected([_family(one, snapshots, name_workers) for one in metrics])), content_type
 
 
 class _Collected:
-    """What prometheus-client calls a registry, of families that are made already."""
+    """A registry of ready-made families, as prometheus-client wants one."""
 
     def __init__(self, families: Sequence[Family]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""What metrics are made of: counts, values and histograms that are plain numbers. Only an event loop may touch them."""
+"""The parts of metrics: counts, values and histograms as plain numbers. Only the event loop may touch them."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ Labels: TypeAlias = tuple[str, ...]
 
 
 class HistogramData:
-    """One histogram: how many of what was observed fell under each bound, and their sum."""
+    """One histogram: how many observed values fell under each bound, and their sum."""
 
     __slots__ = ("_bounds", "counts", "sum")
 
@@ -24,7 +24,7 @@ class HistogramData:
 
 
 class Metric:
-    """What is common to all: a name, a line of help, the names of its labels."""
+    """What all metrics have: a name, a line of help, the names of the labels."""
 
     kind: Literal["counter", "gauge", "histogram"]
 
@@ -34,12 +34,12 @@ class Metric:
         self.labels = labels
 
     def series(self) -> Iterable[tuple[Labels, Any]]:
-        """The values by the values of the labels."""
+        """The values, by the values of the labels."""
         raise NotImplementedError
 
 
 class CallbackMetric(Metric):
-    """A value that somebody knows anyway; ``read`` asks for it at the scrape, and may not get it yet."""
+    """A value that is kept elsewhere; ``read`` gets it at the scrape, or None if it is not known yet."""
 
     read: Callable[[], float | None] | None = None
     label_values: Labels = ()
@@ -63,7 +63,7 @@ class CallbackCounter(CallbackMetric):
 
 
 class Counter(Metric):
-    """A count that only grows, for each set of label values. ``values`` may belong to whoever counts."""
+    """A count that only grows, for each set of label values. ``values`` may be an object of whoever counts."""
 
     kind = "counter"
     values: Mapping[Labels, float]
@@ -74,7 +74,7 @@ class Counter(Metric):
         self.values = self._own
 
     def add(self, amount: float, *labels: str) -> None:
-        """Count so many more."""
+        """Increase the count by ``amount``."""
         self._own[labels] = self._own.get(labels, 0) + amount
 
     def series(self) -> Iterable[tuple[Labels, float]]:
@@ -83,7 +83,7 @@ class Counter(Metric):
 
 
 class Histogram(Metric):
-    """How what was observed is spread over ``bounds``, for each set of label values."""
+    """How observed values are spread over ``bounds``, for each set of label values."""
 
     kind = "histogram"
 
@@ -95,7 +95,7 @@ class Histogram(Metric):
             self.observe = self.of().observe
 
     def of(self, *labels: str) -> HistogramData:
-        """The one of these label values."""
+        """The histogram of these label values."""
         return self._series.setdefault(labels, HistogramData(self.bounds))
 
     def series(self) -> Iterable[tuple[Labels, tuple[list[int], float]]]:

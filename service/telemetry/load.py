@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ConnectionLoad:
-    """What all connections of the process take together, and what time each has.
+    """What all connections of the process take together, and the time-outs of each.
 
-    ``keepalive_timeout`` is in seconds, between an answer and the next request; ``body_timeout`` for a body.
+    In seconds: ``keepalive_timeout`` between an answer and the next request; ``body_timeout`` for a body.
     """
 
     max_bytes: int
@@ -16,7 +16,7 @@ class ConnectionLoad:
     bytes: int = 0
     unfinished_bytes: int = 0
     connections: int = 0
-    #: How many connections were closed on our own account, by why.
+    #: How many connections we closed ourselves, by reason.
     closed: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def leave(self) -> None:
@@ -24,5 +24,5 @@ class ConnectionLoad:
         self.connections -= 1
 
     def count_closed(self, reason: str) -> None:
-        """Count a connection that is closed on our own account."""
+        """Count a connection that we close ourselves."""
         self.closed[reason,] = self.closed.get((reason,), 0) + 1

@@ -1,7 +1,7 @@
 """Logging: text on a terminal, else one JSON object a line. Never a body, never a token.
 
-Nothing ever waits for whoever reads the log. A line goes into a bounded queue, and a thread writes it: where nobody
-reads, or the disk behind is full, lines are dropped and counted.
+Nothing ever waits for the reader of the log. A line goes into a bounded queue, and a thread writes it. If nobody reads,
+or the disk is full, lines are dropped and counted.
 """
 
 import json
@@ -18,18 +18,18 @@ from typing import Literal
 
 #: Attributes that a call may pass in ``extra`` and that are logged.
 EXTRA = ("request_id", "method", "path", "status", "duration_ms", "source")
-#: Bytes that may wait to be written, of the log and of what is said to people, each.
+#: Bytes that may wait to be written, to standard error and to standard output, each.
 QUEUE_MAX_BYTES = 4 * 2**20
-#: Seconds that an exit waits for what is queued: since something was written, and in all.
+#: Seconds that an exit waits for the queue: since something was written, and in all.
 FLUSH_TIMEOUT, FLUSH_MAX = 1.0, 5.0
 _MAX_VALUE = 512
-#: What a terminal obeys, or shows as a line of its own or in another order; and what can't be written.
+#: Characters that a terminal obeys, or that break or reorder lines; and those that can't be encoded.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 class Sink:
-    """Writes lines to a descriptor on a thread of its own, from the first ``put`` on. It survives a fork, without what
-    was queued: that is the parent's to write.
+    """Writes lines to a descriptor, on a thread of its own that the first ``put`` starts. It survives a fork, with an
+    empty queue: the parent writes what was queued.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -48,7 +48,7 @@ class Sink:
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> bool:
-        """Have a line written; False if it is dropped, since too much waits already."""
+        """Queue a line; False if it is dropped because too much is waiting."""
         data = f"{line}\n".encode(errors="backslashreplace")
         with self._changed:
             if self._queue and self._size + len(data) > QUEUE_MAX_BYTES:
@@ -63,7 +63,7 @@ class Sink:
             return True
 
     def flush(self) -> None:
-        """Wait until all is written, while writing goes on, and not for long; then never again, until it goes on."""
+        """Wait until all is written, but not long. After giving up, wait again only once writing goes on."""
         with self._changed:
             self._wrote_at = began = time.monotonic()
             while self._queue and not self._given_up:
@@ -74,7 +74,7 @@ class Sink:
         try:
             while True:
                 self._write_next()
-        finally:  # a bug, which ends the process: the line that says so is written by another thread
+        finally:  # a bug, which ends the process: another thread writes the line that says so
             with self._changed:
                 self._thread = None
 
@@ -99,9 +99,9 @@ class Sink:
         while data:
             try:
                 data = data[os.write(self._descriptor, data) :]
-            except BlockingIOError:  # it was made so by someone who has it too
+            except BlockingIOError:  # another process that shares it has made it non-blocking
                 select.select([], [self._descriptor], [])
-            except (OSError, ValueError):  # nobody is there to read, or the disk is full
+            except (OSError, ValueError):  # nobody reads, or the disk is full
                 return False
         return True
 
@@ -115,28 +115,28 @@ def dropped() -> int:
 
 
 def say(text: str) -> None:
-    """Print to standard output, in lines of their own, without ever waiting for who reads it."""
+    """Print lines to standard output, without ever waiting for the reader."""
     _OUTPUT.put(text)
 
 
 def complain(text: str) -> None:
-    """Print a line to standard error, behind what was logged."""
+    """Print a line to standard error, after what was logged."""
     _ERROR.put(escaped(text))
 
 
 def flush() -> None:
-    """At an exit: wait for what was logged and said to be written, if someone reads it."""
+    """At an exit: wait until all is written, if someone reads it."""
     _ERROR.flush()
     _OUTPUT.flush()
 
 
 def escaped(text: str) -> str:
-    """The text on one line, and harmless to a terminal."""
+    """The text on one line, harmless to a terminal."""
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def open_standard_streams() -> None:
-    """Where one of them is closed, open nothing in its place: else the next file has its number, and gets the log."""
+    """Open /dev/null in place of closed standard streams: otherwise the next file would get the number, and the log."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -152,22 +152,22 @@ def open_standard_streams() -> None:
 
 
 def configure(level: str, form: Literal["auto", "text", "json"], worker: int | None = None) -> None:
-    """Send the log to standard error in the given form; of one of several workers, with its number."""
+    """Send the log to standard error in the given form, with the worker's number if there are several."""
     handler = _Handler()
     json_lines = form == "json" or (form == "auto" and not os.isatty(2))
     handler.setFormatter(_JsonFormatter(worker) if json_lines else _TextFormatter(worker))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # The driver logs with a traceback each error that it raises, and we log each of those in our own words.
+    # The driver logs each error that it raises, with a traceback; we log them in our own words.
     logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
-    # aiohttp logs what it could not parse as it came, tokens included.
+    # aiohttp logs what it can't parse as it came, with access tokens.
     logging.getLogger("aiohttp.server").addFilter(_without_exception)
     for name in ("asyncio", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
 class Seldom:
-    """Logs a line at most once in ``seconds``, for what a client can cause as often as it likes."""
+    """Logs a line at most once in ``seconds``, because clients can cause it as often as they like."""
 
     def __init__(self, logger: logging.Logger, seconds: float = 10.0) -> None:
         self._logger = logger
@@ -176,7 +176,7 @@ class Seldom:
         self._left_out = 0
 
     def __call__(self, level: int, message: str, *args: object) -> None:
-        """Log it, with the number of lines left out before; or leave it out."""
+        """Log the message with the number of those left out before, or leave it out."""
         now = time.monotonic()
         if now < self._next:
             self._left_out += 1
@@ -194,7 +194,7 @@ def _without_exception(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.Handler):
-    """Queues each record as a line; the first that is queued after some were dropped says how many."""
+    """Queues each record as a line; after lines were dropped, another line says how many."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class _Handler(logging.Handler):
             gap = {"name": __name__, "levelname": "WARNING", "msg": f"{missing} lines of the log were dropped before"}
             if _ERROR.put(self.format(logging.makeLogRecord(gap))):
                 self._told += missing
-        except Exception:  # noqa: BLE001 - what can't be formatted; `handleError` would write to standard error, and wait
+        except Exception:  # noqa: BLE001 - it can't be formatted; `handleError` would write to standard error, and wait
             _ERROR.dropped += 1
 
     def flush(self) -> None:
@@ -248,6 +248,6 @@ class _TextFormatter(_Formatter):
         extra = "".join(f" {name}={value}" for name, value in _extra(record).items())
         worker = "" if self.worker is None else f"worker {self.worker}: "
         lines = [escaped(f"{clock} {record.levelname.lower():<7} {worker}{record.getMessage()}{extra}")]
-        if record.exc_info:  # each line is marked, so that a message with line breaks can't pass for one of the log
+        if record.exc_info:  # each line is marked, so that no part of a message can look like a line of the log
             lines += [f"  | {escaped(one)}" for one in self.formatException(record.exc_info).split("\n")]
         return "\n".join(lines)

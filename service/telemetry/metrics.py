@@ -1,10 +1,10 @@
-"""Every metric of ``/metrics``: its name, what it says, its labels; and the plain numbers behind it.
+"""Every metric of ``/metrics``: its name, its help, its labels, and the plain numbers behind it.
 
-What happens is counted where it happens, by an addition to a number here: no lock, since all of it is done on the
-event loop. A request costs one call, ``Requests.observe`` (0.3 µs). What has a state anyway is read at the scrape:
-``gauges`` says from where. ``exposition`` makes the page of it, for one process or for several.
+Whoever does something counts it, by an addition to a number here. No lock is needed, since all counting is done on the
+event loop. A request costs one call, ``Requests.observe`` (0.3 µs). Values that are kept elsewhere are read at the
+scrape: ``gauges`` says from where. ``exposition`` makes the page, for one process or for several.
 
-Numbers begin at zero with the process. At any moment, of one life of it:
+Numbers begin at zero with the process. At any moment of a process:
 
     accepted + recovered = flushed + duplicate + quarantined + lost + pending
 """
@@ -18,19 +18,19 @@ from service.errors import RequestError
 from service.telemetry.instruments import CallbackCounter, Counter, Gauge, Histogram, HistogramData, Labels, Metric
 from service.telemetry.recent import Recent
 
-#: What a process says of itself: by metric its series, each as its labels and its value, fit for JSON.
-#: The value of a histogram is its counts, one for each bucket and one beyond, and the sum of what was observed.
+#: The metrics of a process: for each metric its series, each as labels and value, fit for JSON.
+#: The value of a histogram is its counts, one for each bucket and one beyond, and the sum of the observed values.
 Snapshot: TypeAlias = dict[str, list[tuple[Sequence[str], Any]]]
 
-#: Upper bounds in seconds. Of what a client waits for, of what waits for ClickHouse, and of the event loop.
+#: Upper bounds in seconds: for what a client waits for, for what waits for ClickHouse, and for the event loop.
 REQUEST_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 FLUSH_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 600.0, 3600.0)
 LAG_SECONDS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 #: Upper bounds in events, of a group commit and of a batch.
 EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
-#: For how many seconds, and of how many batches, it is remembered how long they took to become visible.
+#: How many seconds back, and of how many batches, we remember how long they took to become visible.
 RECENT_SECONDS, RECENT_BATCHES = 300.0, 1000
-#: For how many seconds it is remembered how late timers were.
+#: How many seconds back we remember how late timers were.
 LAG_REMEMBERED = 60.0
 
 
@@ -46,7 +46,7 @@ class Requests:
     def observe(self, status: int, seconds: float) -> None:
         """Count an answered request: its status, and the seconds from its head to its answer.
 
-        To be called once a request, on the event loop: keep the ``Requests`` of a route at hand, 0.3 µs a call.
+        Call it once a request, on the event loop (0.3 µs), and keep the ``Requests`` of a route at hand.
         """
         try:
             self.statuses[status] += 1
@@ -72,7 +72,7 @@ class _HttpRequests(Counter):
 
 @lru_cache
 def _reason(error: str) -> str:
-    """The name of an error as that of a reason: ``SpoolFull`` is spool_full."""
+    """The reason that stands for an error: ``SpoolFull`` is spool_full."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", error).lower()
 
 
@@ -86,7 +86,7 @@ class Metrics:
     """All metrics of this process."""
 
     def __init__(self) -> None:
-        #: Seconds from a batch's first event to ClickHouse's confirmation, of the batches of late.
+        #: Seconds from a batch's first event to ClickHouse's confirmation, for recent batches.
         self.visible_recently = Recent(RECENT_SECONDS, RECENT_BATCHES)
         self._lag_recently = Recent(LAG_REMEMBERED, 10_000)
         # In the order of the page.
@@ -104,14 +104,12 @@ class Metrics:
             REQUEST_SECONDS,
             ("method", "route"),
         )
-        self.requests_refused = Counter(
-            "analytics_requests_refused_total", "Requests of which nothing was kept or answered, by why", ("reason",)
-        )
+        self.requests_refused = Counter("analytics_requests_refused_total", "Refused requests, by reason", ("reason",))
         for reason in ("invalid", *(_reason(error.__name__) for error in _descendants(RequestError))):
-            self.requests_refused.add(0, reason)  # what begins at zero is seen to rise
+            self.requests_refused.add(0, reason)  # a counter that begins at zero is seen to rise
         self.connections = Gauge("analytics_connections", "Connections open now")
         self.connections_closed = Counter(
-            "analytics_connections_closed_total", "Connections that the service closed on its own account", ("reason",)
+            "analytics_connections_closed_total", "Connections that the service closed itself, by reason", ("reason",)
         )
         self.inflight_bytes = Gauge("analytics_inflight_bytes", "Bytes of request bodies held now")
         self.inflight_max_bytes = Gauge("analytics_inflight_max_bytes", "Bytes of request bodies that may be held")
@@ -119,16 +117,19 @@ class Metrics:
     def _declare_events(self) -> None:
         self.events_accepted = Counter("analytics_events_accepted_total", "Events made durable and acknowledged")
         self.events_refused = Counter(
-            "analytics_events_refused_total", "Events of batch requests that were refused, each for itself", ("reason",)
+            "analytics_events_refused_total",
+            "Refused events of batch requests whose other events were kept, by reason",
+            ("reason",),
         )
         for reason in ("invalid", "shed"):
             self.events_refused.add(0, reason)
         self.events_recovered = Counter(
-            "analytics_events_recovered_total", "Acknowledged events of earlier lives found on disk, or sent back to it"
+            "analytics_events_recovered_total",
+            "Acknowledged events found on disk at a start, or returned from the quarantine",
         )
         self.events_flushed = Counter("analytics_events_flushed_total", "Events that ClickHouse has confirmed")
         self.events_duplicate = Counter(
-            "analytics_events_duplicate_total", "Events left out since the table or the batch had their event_id"
+            "analytics_events_duplicate_total", "Events left out because the table or the batch had their event_id"
         )
         self.events_quarantined = Counter(
             "analytics_events_quarantined_total", "Events that ClickHouse refuses for good"
@@ -139,7 +140,7 @@ class Metrics:
         self.pending_events = Gauge("analytics_pending_events", "Events acknowledged and not yet confirmed")
         self.oldest_pending = Gauge("analytics_oldest_pending_event_age_seconds", "Age of the oldest pending event")
         self.flush_interval = Gauge(
-            "analytics_flush_interval_seconds", "Seconds until a batch is inserted though it is not full"
+            "analytics_flush_interval_seconds", "Seconds after which a batch is inserted even if it is not full"
         )
 
     def _declare_disk(self) -> None:
@@ -147,8 +148,8 @@ class Metrics:
         self.group_seconds = Histogram(
             "analytics_group_commit_duration_seconds", "Seconds to make a group durable", REQUEST_SECONDS
         )
-        self.fsync_seconds = Histogram("analytics_fsync_duration_seconds", "Seconds of its fsync", REQUEST_SECONDS)
-        self.spool_up = Gauge("analytics_spool_up", "1 while the disk takes what is written")
+        self.fsync_seconds = Histogram("analytics_fsync_duration_seconds", "Seconds of an fsync", REQUEST_SECONDS)
+        self.spool_up = Gauge("analytics_spool_up", "1 while the disk takes writes")
         self.spool_bytes = Gauge("analytics_spool_bytes", "Bytes of pending events on disk")
         self.spool_max_bytes = Gauge("analytics_spool_max_bytes", "Bytes that pending events may take")
         self.disk_free = Gauge("analytics_disk_free_bytes", "Bytes free on the disk of the data folder")
@@ -157,24 +158,24 @@ class Metrics:
     def _declare_clickhouse(self) -> None:
         self.flush_events = Histogram("analytics_flush_events", "Events of a confirmed batch", EVENTS)
         self.flush_seconds = Histogram(
-            "analytics_flush_duration_seconds", "Seconds to insert a batch, all its tries included", FLUSH_SECONDS
+            "analytics_flush_duration_seconds", "Seconds to insert a batch, including all tries", FLUSH_SECONDS
         )
         self.visible_seconds = Histogram(
             "analytics_acknowledged_to_visible_seconds",
             "Seconds from a batch's first event to ClickHouse's confirmation",
             FLUSH_SECONDS,
         )
-        self.clickhouse_up = Gauge("analytics_clickhouse_up", "1 while ClickHouse does what it is asked")
+        self.clickhouse_up = Gauge("analytics_clickhouse_up", "1 while ClickHouse works")
         self.clickhouse_errors = Counter(
-            "analytics_clickhouse_errors_total", "Failed calls of ClickHouse", ("class", "code")
+            "analytics_clickhouse_errors_total", "Failed calls to ClickHouse", ("class", "code")
         )
         self.quarantine_events = Gauge("analytics_quarantine_events", "Refused events in the quarantine")
         self.quarantine_files = Gauge("analytics_quarantine_damaged_files", "Damaged stretches in the quarantine")
         self.quarantine_bytes = Gauge("analytics_quarantine_bytes", "Bytes of the quarantine")
 
     def _declare_process(self) -> None:
-        self.ready = Gauge("analytics_ready", "1 while an event of the usual priority is kept")
-        self.workers = Gauge("analytics_workers", "Worker processes that there should be")
+        self.ready = Gauge("analytics_ready", "1 while events of medium priority are taken")
+        self.workers = Gauge("analytics_workers", "Configured number of worker processes")
         self.lag_seconds = Histogram(
             "analytics_event_loop_lag_seconds", "Seconds that a timer of the event loop was late", LAG_SECONDS
         )
@@ -182,15 +183,13 @@ class Metrics:
             "analytics_event_loop_lag_max_seconds", "The longest that a timer was late in the last minute"
         )
         self.lag_max.read = lambda: max(self._lag_recently.values(), default=0.0)
-        self.cpu = CallbackCounter("process_cpu_seconds_total", "CPU seconds, of user and system")
-        self.resident_bytes = Gauge("process_resident_memory_bytes", "Bytes of memory that are resident")
-        self.virtual_bytes = Gauge("process_virtual_memory_bytes", "Bytes of memory that are mapped")
+        self.cpu = CallbackCounter("process_cpu_seconds_total", "CPU seconds, user and system")
+        self.resident_bytes = Gauge("process_resident_memory_bytes", "Bytes of resident memory")
+        self.virtual_bytes = Gauge("process_virtual_memory_bytes", "Bytes of virtual memory")
         self.open_files = Gauge("process_open_fds", "File descriptors open now")
         self.max_files = Gauge("process_max_fds", "File descriptors that may be open")
-        self.started = Gauge("process_start_time_seconds", "When the process started, since 1970")
-        self.log_dropped = CallbackCounter(
-            "analytics_log_lines_dropped_total", "Lines of the log that could not be written, or waited in vain"
-        )
+        self.started = Gauge("process_start_time_seconds", "When the process started, in seconds since 1970")
+        self.log_dropped = CallbackCounter("analytics_log_lines_dropped_total", "Lines of the log that were dropped")
         self.build = Gauge("analytics_build_info", "Always 1", ("version", "python", "clickhouse"))
 
     @property
@@ -199,7 +198,7 @@ class Metrics:
         return [one for one in vars(self).values() if isinstance(one, Metric)]
 
     def requests(self, method: str, route: str) -> Requests:
-        """The counts of one route; the same each time, so that it can be kept at hand."""
+        """The counts of one route; always the same object, so that you can keep it."""
         found = self.http_requests.routes.get((method, route))
         if found is None:
             found = Requests(self.http_seconds.of(method, route))
@@ -211,14 +210,14 @@ class Metrics:
         self.requests_refused.add(1, _reason(error.__name__))
 
     def events_not_taken(self, refused: Mapping[str, int]) -> None:
-        """Count the events that were refused, by why, in a request of which others may have been kept."""
+        """Count the refused events of a request, by reason; others of it may have been kept."""
         for reason, events in refused.items():
             self.events_refused.add(events, reason)
 
-    def batch_settled(
+    def batch_confirmed(
         self, *, flushed: int, duplicate: int, quarantined: int, lost: int, seconds: float, visible_after: float
     ) -> None:
-        """Count a batch that ClickHouse has confirmed: its events, and the seconds of its flush and of all it took."""
+        """Count a confirmed batch: its events, the seconds of its flush, and those since its first event."""
         self.events_flushed.add(flushed)
         self.events_duplicate.add(duplicate)
         self.events_quarantined.add(quarantined)

@@ -1,10 +1,10 @@
-"""What all workers know, told by whichever of them is asked.
+"""What all workers know together, answered by any of them.
 
-Each worker answers on a Unix socket of its own what it knows itself, as JSON. The one that a client asks puts its
-own answer and its siblings' together. With one worker there is no socket, and nothing to put together.
+Each worker answers its siblings on a Unix socket, as JSON. The worker that a client asks merges its own answer with
+theirs. With one worker there is no socket, and nothing to merge.
 
-What can be asked is a ``PeerQuery``, given by its name where the parts are wired. ``await peers.ask("buffer")`` is the
-merged answer of all workers, each worked out after the question.
+Each question is a ``PeerQuery`` with a name, given where the parts are wired. ``await peers.ask("buffer")`` returns the
+merged answer of all workers, each made after the question.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from service.part import Part
 from service.telemetry.single_flight import SingleFlight
 from service.worker import Worker
 
-#: Seconds that a sibling has to answer. Under full load its event loop takes a tenth of that for a turn.
+#: Seconds that a sibling has to answer. Under full load a turn of its event loop takes a tenth of that.
 ANSWER_TIMEOUT = 0.5
 
 
 class PeerAnswers(NamedTuple):
-    """By the workers' numbers: what they answered, and of those that were silent what could be found out."""
+    """By the workers' numbers: their answers, and the fallbacks of those that were silent."""
 
     asked: int  #: the worker that the client asked; it is always among the known
     known: dict[int, Any]
@@ -38,14 +38,13 @@ def _nothing(number: int) -> None:
 
 
 class PeerQuery(NamedTuple):
-    """Something that all workers can be asked.
+    """A question that all workers can be asked.
 
-    - ``own()`` is what this worker knows: a value that JSON can carry. It is called on the event loop, of each worker,
-      for each answer: it must be quick.
-    - ``merge(answers)`` makes the answer of all; with one worker, of its own alone. It says who was silent, if it
-      matters.
-    - ``fallback(number)`` is what can be found out about a worker that does not answer in time, since it is being
-      restarted or hangs; it is called on a thread. None if nothing can.
+    - ``own()`` returns what this worker knows, as a value fit for JSON. Each worker calls it on its event loop for each
+      answer: it must be quick.
+    - ``merge(answers)`` makes one answer of all; with one worker, of its own. It says who was silent, if that matters.
+    - ``fallback(number)`` returns what we can find out about a worker that does not answer in time, because it is being
+      restarted or hangs; None if nothing. It is called on a thread.
     """
 
     own: Callable[[], Any]
@@ -54,7 +53,7 @@ class PeerQuery(NamedTuple):
 
 
 class Peers(Part):
-    """Asks all workers, and answers for this one, from ``open`` to ``close``. ``folder`` is that of the sockets."""
+    """Asks all workers, and answers for this one, from ``open`` to ``close``. ``folder`` has the sockets."""
 
     def __init__(self, worker: Worker, folder: Path, queries: Mapping[str, PeerQuery]) -> None:
         self._worker = worker
@@ -65,31 +64,31 @@ class Peers(Part):
         self._folder_fd = -1
 
     async def ask(self, name: str) -> Any:
-        """What all workers answer to this query."""
+        """The merged answer of all workers to this query."""
         if self._worker.count > 1:
             return await self._asking[name]()
         query = self._queries[name]
         return query.merge(PeerAnswers(0, {0: query.own()}, {}))
 
     async def open(self) -> None:
-        """Answer the siblings, if there are any."""
+        """Start to answer siblings, if there are any."""
         if self._worker.count > 1:
             self._folder_fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._server = await asyncio.start_unix_server(self._answer, self._socket(self._worker.number))
 
     async def close(self) -> None:
-        """Be silent."""
+        """Stop answering."""
         for flight in self._asking.values():
             await flight.close()
         if self._server:
             self._server.close()
-            with contextlib.suppress(OSError):  # else the next start takes its place
+            with contextlib.suppress(OSError):  # if it stays, the next start replaces it
                 os.remove(f"{self._worker.number}.sock", dir_fd=self._folder_fd)
             with contextlib.suppress(OSError):  # it is closed, whatever the disk says
                 os.close(self._folder_fd)
 
     def _socket(self, number: int) -> str:
-        # By the descriptor: the path of a socket may have 107 bytes, and that of a folder more.
+        # Through the descriptor: the path of a socket may have 107 bytes, and the folder's path may be longer.
         return f"/proc/self/fd/{self._folder_fd}/{number}.sock"
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -99,7 +98,7 @@ class Peers(Part):
                 writer.write(orjson.dumps(self._queries[name].own()))
                 await writer.drain()
         except (OSError, TimeoutError):
-            pass  # who asked is gone
+            pass  # the asking worker is gone
         finally:
             writer.close()
 
@@ -127,4 +126,4 @@ class Peers(Part):
                 finally:
                     writer.close()
         except (OSError, TimeoutError, orjson.JSONDecodeError):
-            return None  # it is being restarted, it has stopped already, or it hangs
+            return None  # it is being restarted, has stopped, or hangs

@@ -1,4 +1,4 @@
-"""What the process and its disk use: found out on a thread of its own, since a disk may take its time."""
+"""What the process and its disk use. Read on a thread of its own, since a disk may be slow."""
 
 import asyncio
 import os
@@ -11,13 +11,13 @@ from service.part import Part
 
 
 class ProcessUsage(Part):
-    """The values that ``refresh`` found last. Of a disk that does not answer they stay as they were."""
+    """The values that ``refresh`` found last. If the disk does not answer, they stay as they were."""
 
     def __init__(self, folder: Path) -> None:
-        #: Bytes of the disk of ``folder``: free for us, and in all. None if not known.
+        #: Bytes of the disk of ``folder``: free for us, and in all. None if unknown.
         self.disk_free: int | None = None
         self.disk_size: int | None = None
-        #: What the process uses, by the name of the metric.
+        #: What the process uses, by name of the metric.
         self.process: dict[str, float] = {}
         self._folder = folder
         self._collector = ProcessCollector(registry=None)
@@ -28,13 +28,13 @@ class ProcessUsage(Part):
         await asyncio.get_running_loop().run_in_executor(self._thread, self._read)
 
     async def close(self) -> None:
-        """Let go of the thread."""
+        """Release the thread."""
         self._thread.shutdown(wait=False)
 
     def _read(self) -> None:
         try:
             families = list(self._collector.collect())
-        except ValueError:  # a limit that is no number
+        except ValueError:  # a limit that is not a number
             families = []
         self.process = {sample.name: sample.value for family in families for sample in family.samples}
         try:

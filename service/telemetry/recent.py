@@ -1,4 +1,4 @@
-"""What was measured in the last minutes: for a median of now, where a count since the start says nothing any more."""
+"""Values measured in the last minutes, for a current median: counts since the start would not show it."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 
 class Recent:
-    """Values of the last ``seconds``, and of those at most the last ``most``."""
+    """Values of the last ``seconds``, at most the ``most`` latest."""
 
     def __init__(self, seconds: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -27,5 +27,5 @@ class Recent:
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
-    """The smallest value that is not below so large a share of the values; None if there are none."""
+    """The smallest value that at least ``share`` of the values don't exceed; None if there are none."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)] if values else None

@@ -1,7 +1,7 @@
-"""Recent refusals, in memory: what was refused, of whom, and why, in the words that the client was given.
+"""Recent refusals, in memory: which requests were refused, whose, and why, in the words of the answer.
 
-Refusals that are alike are one entry with a count, so that one client that tries again and again does not push out all
-others. Nothing of a body is kept, and of an access token only its name. See docs/adr/0016-recent-refusals.md.
+Similar refusals are one entry with a count, so that a client that tries again and again does not push out all others.
+No part of a body is kept, and only the name of an access token. See docs/adr/0016-recent-refusals.md.
 """
 
 import re
@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from schemas.events import Event, EventBatch
-from schemas.refusals import ErrorItem
+from schemas.validation_errors import ErrorItem
 
-#: So many kinds of refusals are remembered, and so many characters of a reason.
+#: How many kinds of refusals we remember, and how many characters of a reason.
 MOST = 100
 REASON_MAX_LENGTH = 200
-#: In the place of a fault, for the keys that clients made up.
+#: Stands for keys that clients made up, in the place of a fault.
 _UNNAMED = "…"
 
 
 class Refusal(NamedTuple):
-    """What refusals that are alike have in common."""
+    """What similar refusals have in common."""
 
     method: str
     route: str
@@ -44,10 +44,10 @@ class Refusals:
     def __init__(self, most: int = MOST, clock: Callable[[], float] = time.time) -> None:
         self._most = most
         self._clock = clock
-        self._seen: OrderedDict[Refusal, Seen] = OrderedDict()  # the one seen last is the last one
+        self._seen: OrderedDict[Refusal, Seen] = OrderedDict()  # in the order in which they were last seen
 
     def add(self, method: str, route: str, status: int, reason: str, token: str | None) -> None:
-        """Remember a refusal. ``route`` is a path as it is registered, ``token`` the name of a known token."""
+        """Remember a refusal. ``route`` is the registered path, ``token`` the name of a known access token."""
         refusal, now = Refusal(method, route, status, _cut(reason), token), self._clock()
         seen = self._seen.pop(refusal, Seen(0, now, now))
         self._seen[refusal] = Seen(seen.times + 1, seen.first_at, now)
@@ -55,15 +55,15 @@ class Refusals:
             self._seen.popitem(last=False)
 
     def entries(self) -> list[tuple[Refusal, Seen]]:
-        """All that are remembered, the last one last."""
+        """All that we remember, the latest last."""
         return list(self._seen.items())
 
 
 def reason_of(errors: Iterable[ErrorItem]) -> str:
-    """Why a body is not valid, in a line: the first fault with its place, and how many more there are.
+    """Why a body is not valid, in a line: the first fault with its place, and whether there are more.
 
-    Without what the client made up, so that nothing of it is told, and the same fault elsewhere is the same reason: of
-    the place only what the contract names, no numbers of events and positions; of the message no part of the input.
+    Nothing that the client made up is in it, so that no input leaks and the same fault elsewhere gives the same reason:
+    the place has only names of the contract, no indices; the message has no part of the input.
     """
     first, *more = errors
     message = first["msg"]
@@ -73,7 +73,7 @@ def reason_of(errors: Iterable[ErrorItem]) -> str:
     return f"{_place(*first['loc'])}: {message}{' (and more)' if more else ''}"
 
 
-#: What pydantic's messages say of the input: how long a list is, which character is where in an id.
+#: The parts of pydantic's messages that tell something of the input: a list's length, a character in an id.
 _OF_THE_INPUT = {"actual_length", "error"}
 _MADE_UP = re.compile(r"`[^`]*`|`|\d+")
 _NAMES = {*Event.model_fields, *EventBatch.model_fields}
@@ -94,7 +94,7 @@ def _place(root: str, *path: int | str) -> str:
 
 
 def partly(refused: Iterable[str]) -> str:
-    """Why some events of a request were not taken, while others were: in the words of the metrics."""
+    """Why some events of a request were refused and others kept, in the words of the metrics."""
     return f"Some of the events were not taken: {', '.join(sorted(refused))}"
 
 

@@ -1,4 +1,4 @@
-"""Single flight: any number who ask at the same time cost one call. And results that are kept for a while."""
+"""Single flight: any number of callers at the same time cost one call. Also with results that are kept for a while."""
 
 import asyncio
 import time
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 class SingleFlight(Part, Generic[Result]):
-    """Shares the calls of a function without arguments among those who want its result at the same time.
+    """Shares the calls of a function without arguments among callers who want its result at the same time.
 
-    Everyone gets the result of a call that began after they asked, never of one under way: so what was true before
-    they asked is in it. At most one call is under way, and those who come meanwhile share the next one. What a call
-    raises, all who share it get; one who is cancelled leaves the call to the others.
+    Each caller gets the result of a call that began after it asked, so that the result includes whatever was true
+    before. At most one call is running, and those who ask meanwhile share the next one. If a call raises, all who share
+    it get the error. A caller that is cancelled leaves the call to the others.
     """
 
     def __init__(self, call: Callable[[], Awaitable[Result]]) -> None:
@@ -30,7 +30,7 @@ class SingleFlight(Part, Generic[Result]):
         return await asyncio.shield(self._next)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel what is running."""
         await cancel([task for task in (self._running, self._next) if task])
 
     async def _fly(self) -> Result:
@@ -41,10 +41,10 @@ class SingleFlight(Part, Generic[Result]):
 
 
 class CachedFlight(Part, Generic[Result]):
-    """A single flight whose result is kept: for ``seconds``, and for ``times`` as long as the call took.
+    """A single flight whose result is kept for ``seconds``, and for ``times`` the duration of the call.
 
-    So the calls never take more than that share of the time, whatever they cost and however many ask. A failure is not
-    kept. Who asks while a call is under way gets its result.
+    So the calls never take more than a fixed share of the time, whatever they cost and however many ask. Failures are
+    not kept. Whoever asks while a call is running gets its result.
     """
 
     def __init__(self, call: Callable[[], Awaitable[Result]], *, seconds: float, times: float) -> None:
@@ -54,16 +54,16 @@ class CachedFlight(Part, Generic[Result]):
         self._kept: tuple[Result, float] | None = None  # and until when, on the monotonic clock
 
     async def __call__(self) -> Result:
-        """The result, as old as was said at most."""
+        """The result, kept or new."""
         return self._kept[0] if self._kept and time.monotonic() < self._kept[1] else await self._flight()
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel what is running."""
         await self._flight.close()
 
     async def _renew(self) -> Result:
         started = time.monotonic()
-        if self._kept and started < self._kept[1]:  # by the call that was under way
+        if self._kept and started < self._kept[1]:  # by the call that was running
             return self._kept[0]
         result = await self._call()
         ended = time.monotonic()

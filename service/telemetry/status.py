@@ -1,11 +1,11 @@
-"""Whether a part works, since when, and if not, why: what /health tells and the log marks."""
+"""Whether a part works, since when, and if not, why: for /health and the log."""
 
 import logging
 from datetime import UTC, datetime
 
 
 class Status:
-    """The state of one part (``spool`` or ``clickhouse``). Starts unknown, which counts as not working."""
+    """The state of one part (``spool`` or ``clickhouse``). It starts as unknown, which counts as not working."""
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -16,7 +16,7 @@ class Status:
         self._logged: str | None = None
 
     def works(self) -> None:
-        """The part works. The first time after a failure gets a line in the log."""
+        """The part works. After a failure, the log gets a line."""
         if not self.ok:
             if self._known:
                 _log.info("%s is back after %.1f s", self.part, (datetime.now(UTC) - self.since).total_seconds())
@@ -24,9 +24,9 @@ class Status:
         self.reason = self._logged = None
 
     def fails(self, reason: str, detail: str | None = None) -> None:
-        """The part does not work. A change of state or of what is logged gets a line in the log.
+        """The part does not work. The log gets a line if the state or the text changes.
 
-        Everybody may see ``reason``; ``detail`` is for the log, in its place.
+        Everybody may see ``reason``; the log gets ``detail`` instead, if given.
         """
         if self.ok or not self._known:
             self._change(ok=False)

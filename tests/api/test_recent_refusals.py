@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.events import Event, EventBatch
 from schemas.parse import parse_batch, parse_event
-from schemas.refusals import Invalid
+from schemas.validation_errors import Invalid
 from service.api.refusals import merge_refusals
 from service.telemetry.peers import PeerAnswers
 from service.telemetry.refusals import MOST, REASON_MAX_LENGTH, Refusals, reason_of

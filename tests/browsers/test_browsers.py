@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.edge import access_tokens as tokens
+from service.edge import access_tokens
 from service.origins import parse_origin
 from tests.cli.test_start import NOWHERE, refused, run
 from tests.support.browser import open_browser
@@ -32,10 +32,10 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     file = tmp_path_factory.mktemp("tokens") / "tokens.json"
     return {
         "file": str(file),
-        "shop": tokens.create(file, "shop", ["write"], [SHOP.upper() + ":443", LOCAL]),
-        "any": tokens.create(file, "any", ["write"]),
-        "both": tokens.create(file, "both", ["write", "read"]),
-        "shop-reads": tokens.create(file, "shop-reads", ["read"], [SHOP]),
+        "shop": access_tokens.create(file, "shop", ["write"], [SHOP.upper() + ":443", LOCAL]),
+        "any": access_tokens.create(file, "any", ["write"]),
+        "both": access_tokens.create(file, "both", ["write", "read"]),
+        "shop-reads": access_tokens.create(file, "shop-reads", ["read"], [SHOP]),
     }
 
 
@@ -182,10 +182,10 @@ def test_an_origin_has_the_form_in_which_browsers_send_it(text: str, origin: str
      "https://shop.example.", "//shop.example", "https:shop.example", "https://shop.example:٣"],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ValueError, match="is no origin"):
+    with pytest.raises(ValueError, match="is not an origin"):
         parse_origin(text)
-    with pytest.raises(Exception, match="is no origin"):
-        tokens.create(tmp_path / "t.json", "web", ["write"], [text])
+    with pytest.raises(Exception, match="is not an origin"):
+        access_tokens.create(tmp_path / "t.json", "web", ["write"], [text])
     assert not (tmp_path / "t.json").exists()
 
 
@@ -212,12 +212,12 @@ def test_a_token_with_origins_is_for_their_pages_and_for_what_is_no_browser(
 @pytest.mark.starts
 def test_the_command_makes_tokens_with_origins_and_lists_them(tmp_path: Path) -> None:
     new = ("token", "new", "--name", "web", "--scope", "write")
-    assert "'https://a/b' is no origin" in refused(run(tmp_path, *new, "--origin", "https://a/b"))
+    assert "'https://a/b' is not an origin" in refused(run(tmp_path, *new, "--origin", "https://a/b"))
     assert run(tmp_path, *new, "--origin", SHOP, "--origin", LOCAL, "--origin", f"{SHOP}:443").returncode == 0
     assert run(tmp_path, "token", "list").stdout == f"web\twrite\t{LOCAL}\t{SHOP}\n"
     path = tmp_path / "data" / "tokens.json"
     path.write_text(path.read_text().replace(SHOP, f"{SHOP}/"))
-    assert "is damaged: tokens.0.origins.1: " in refused(run(tmp_path, "token", "list"))
+    assert "is damaged: access_tokens.0.origins.1: " in refused(run(tmp_path, "token", "list"))
 
 
 # -- beacons ----------------------------------------------------------------------------------
@@ -364,7 +364,7 @@ def shop() -> Iterator[str]:
 def test_a_page_of_a_known_origin_posts_reads_errors_and_sends_beacons(
     make_service: Callable[..., Service], server_dsn: str, shop: str, tmp_path: Path
 ) -> None:
-    beacons = tokens.create(tmp_path / "tokens.json", "beacons", ["write"], [shop])
+    beacons = access_tokens.create(tmp_path / "tokens.json", "beacons", ["write"], [shop])
     service = make_service(
         server_dsn,
         ANALYTICS_TOKENS_FILE=tmp_path / "tokens.json",

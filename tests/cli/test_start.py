@@ -53,7 +53,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
         ("ANALYTICS_CLICKHOUSE_DSN", "localhost:8123", "ANALYTICS_CLICKHOUSE_DSN is malformed"),
         ("ANALYTICS_CLICKHOUSE_DSN", "mysql://u:secret@h/d", "the scheme 'mysql' is not known"),
         ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h:port/d", "it can't be read"),
-        ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h/no-dashes", "'no-dashes' is no name for a database"),
+        ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h/no-dashes", "'no-dashes' is not a valid name for a database"),
         ("ANALYTICS_CLICKHOUSE_DSN", "http://u:secret@h/d?x=1", "the option 'x' is not one of"),
         ("ANALYTICS_CORS_ORIGINS", "https://a.example,*", "'https://a.example,*', but should be origins as scheme://"),
         (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemas.nesting import depth
 from schemas.outlines import VALUES_MAX, is_large
 from schemas.parse import parse_batch, parse_batch_leniently, parse_event
-from schemas.refusals import INPUT_MAX_BYTES, Invalid
+from schemas.validation_errors import INPUT_MAX_BYTES, Invalid
 from service.edge.body import _unpack, zstd
 from service.errors import RequestError
 from tests.support import hostile

@@ -14,13 +14,13 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 import schemas
 import service
-from service.edge import access_tokens as tokens
+from service.edge import access_tokens
 from service.edge.request_head import Heads
-from service.store.failures import verdict_on
+from service.store.failures import classify_failure
 from tests.support.service import BATCH, EVENTS, WRITE
 from tests.support.wire import head
 
-KNOWN = tokens.from_environment(WRITE, "reader")
+KNOWN = access_tokens.from_environment(WRITE, "reader")
 #: How many times as long the worst bytes may take as so many plain ones; reading in vain again costs thousands.
 MOST = 40
 BAD = "\x01"
@@ -107,7 +107,7 @@ USES: dict[str, Use] = {
     "schemas.parse._STRINGS": lambda pattern, text: pattern.sub("", json.dumps(text)),  # only of what is valid JSON
     "service.origins._ORIGIN": lambda pattern, text: pattern.fullmatch(text),
     "service.spool.segment._SPLIT": lambda pattern, text: None,  # of files that nobody but the service writes
-    "service.store.failures._NOT_FOR_PEOPLE": lambda pattern, text: verdict_on(ClickHouseError(text)),
+    "service.store.failures._NOT_FOR_PEOPLE": lambda pattern, text: classify_failure(ClickHouseError(text)),
 }
 #: What nearly fits some pattern or other, to be repeated.
 WORST = [

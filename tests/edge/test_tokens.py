@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.edge import access_tokens as tokens
+from service.edge import access_tokens
 from service.errors import StartError
 from tests.cli.test_start import NOWHERE, refused, run
 from tests.support.clickhouse import query
@@ -23,8 +23,10 @@ def test_a_new_token_is_shown_once_and_only_its_hash_is_kept(tmp_path: Path) -> 
     file = tmp_path / "t.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     [entry] = json.loads(file.read_text())["tokens"]
-    assert entry == {"name": "web", "scopes": ["write"], "sha256": tokens.digest(token).hex()}
-    assert tokens.from_file(file) == {tokens.digest(token): tokens.AccessToken("web", frozenset({"write"}))}
+    assert entry == {"name": "web", "scopes": ["write"], "sha256": access_tokens.digest(token).hex()}
+    assert access_tokens.from_file(file) == {
+        access_tokens.digest(token): access_tokens.AccessToken("web", frozenset({"write"}))
+    }
 
 
 def test_tokens_are_listed_and_revoked_by_name(tmp_path: Path) -> None:
@@ -38,14 +40,14 @@ def test_tokens_are_listed_and_revoked_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "ä", "a,b"])
 def test_a_name_that_would_not_do_as_source_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(StartError, match="is no name for a token"):
-        tokens.create(tmp_path / "t.json", name, ["write"])
+    with pytest.raises(StartError, match="is not a valid name for a token"):
+        access_tokens.create(tmp_path / "t.json", name, ["write"])
 
 
 def test_a_name_is_given_once(tmp_path: Path) -> None:
-    tokens.create(tmp_path / "t.json", "web", ["write"])
-    with pytest.raises(StartError, match="has a token named web already"):
-        tokens.create(tmp_path / "t.json", "web", ["read"])
+    access_tokens.create(tmp_path / "t.json", "web", ["write"])
+    with pytest.raises(StartError, match="already has a token named web"):
+        access_tokens.create(tmp_path / "t.json", "web", ["read"])
 
 
 @pytest.mark.parametrize(
@@ -61,16 +63,16 @@ def test_a_damaged_tokens_file_is_told(tmp_path: Path, text: str) -> None:
 
 def test_a_tokens_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
-    tokens.create(path, "web", ["write"])
+    access_tokens.create(path, "web", ["write"])
     path.chmod(0o644)
     with pytest.raises(StartError, match="chmod 600"):
-        tokens.from_file(path)
+        access_tokens.from_file(path)
 
 
 def test_tokens_of_the_environment_and_of_the_file_are_known_together(
     make_service: Callable[..., Service], server_dsn: str, tmp_path: Path
 ) -> None:
-    both = tokens.create(tmp_path / "t.json", "web", ["write", "read"])
+    both = access_tokens.create(tmp_path / "t.json", "web", ["write", "read"])
     service = make_service(
         server_dsn,
         ANALYTICS_TOKENS_FILE=tmp_path / "t.json",
@@ -89,4 +91,4 @@ def test_tokens_of_the_environment_and_of_the_file_are_known_together(
         lambda: (found := query(server_dsn, "SELECT DISTINCT source FROM events")) and len(found) == 4 and found
     )
     names = {name for (name,) in sources}
-    assert names == {"web"} | {f"env-{tokens.digest(one).hex()[:8]}" for one in ("one", "two", "three")}
+    assert names == {"web"} | {f"env-{access_tokens.digest(one).hex()[:8]}" for one in ("one", "two", "three")}

@@ -226,7 +226,7 @@ def test_strange_files_in_the_spool_are_named_and_left_alone(make_service: Make,
     with Load(service) as load:
         load.wait_for_more(50)
     check(service, load, server_dsn)
-    assert "notes.txt in the spool is none of our files" in service.log()
+    assert "unknown file notes.txt in the spool" in service.log()
     assert (service.data / "spool" / "notes.txt").read_text() == "mine"
     assert (service.data / "spool" / "folder").is_dir()
     assert query(server_dsn, "SELECT count() FROM events") == [[len(load.acknowledged)]]

@@ -47,7 +47,7 @@ async def _no_lock(self: DedupLock):  # type: ignore[no-untyped-def]
 
 def _token_of_a_try(self: Batch, start: int, stop: int) -> str:
     self.tries_of_test = getattr(self, "tries_of_test", 0) + 1  # type: ignore[attr-defined]
-    return f"{self.segment.token}-{start}-{stop + 1_000_000 * self.tries_of_test}"
+    return f"{self.segment.name}-{start}-{stop + 1_000_000 * self.tries_of_test}"
 
 
 def _end_at_the_start(self: DedupLock) -> int:
@@ -63,7 +63,7 @@ PLANTED = {
     "a worker that starts takes what is in flight for answered": (DedupLock, "_open", _end_at_the_start),
     "all workers insert at once": (DedupLock, "held", _no_lock),
     "each try has a token of its own": (batches.Batch, "token", _token_of_a_try),
-    "what is open is not settled": (Inserter, "_settle_in_flight", _all_are_new),
+    "what is in flight is not resolved": (Inserter, "_resolve_in_flight", _all_are_new),
 }
 
 

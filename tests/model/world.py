@@ -32,7 +32,7 @@ from service.spool.rebalance import adopt
 from service.spool.spool import Spool
 from service.telemetry.metrics import Metrics
 from service.telemetry.status import Status
-from service.worker import Board, Worker
+from service.worker import SharedCounters, Worker
 from tests.model.clickhouse import BAD, QUARTER, Clickhouse
 from tests.model.virtual_loop import VirtualLoop
 
@@ -185,7 +185,7 @@ class World:
         for number in range(1, count):
             (worker_folder(self._data, number) / "spool").mkdir(parents=True, exist_ok=True)
         adopt(self._data, count)
-        self._board = Board(count, [WAITING], last_note(self._data / "in-flight")) if count > 1 else None
+        self._counters = SharedCounters(count, [WAITING], last_note(self._data / "in-flight")) if count > 1 else None
         for number in range(count):
             self.restart(number)
 
@@ -195,7 +195,7 @@ class World:
         if number in self._alive or number >= self._count or self.read_only:
             return
         spool = Spool(spool_of(self._data, number), self._data / "quarantine", encode_header(CURRENT))
-        owner = Worker(number, self._count, self._board)
+        owner = Worker(number, self._count, self._counters)
         flusher = Flusher(
             spool, self.clickhouse, Totals(self._data, owner), Status("clickhouse"),
             lock=DedupLock(self._data / "in-flight", owner), quarantine=Quarantine(self._data), metrics=Metrics(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.pipeline.dedup_lock import WAITING, DedupLock, last_note
-from service.worker import ALONE, Board, Worker
+from service.worker import ALONE, SharedCounters, Worker
 
 pytestmark = pytest.mark.quick
 
@@ -15,8 +15,8 @@ TOKEN = "0193a0b1c2d3-0123456789abcdef-10-20"
 
 
 def locks(path: Path, count: int) -> list[DedupLock]:
-    board = Board(count, [WAITING], last_note(path))
-    return [DedupLock(path, Worker(number, count, board)) for number in range(count)]
+    counters = SharedCounters(count, [WAITING], last_note(path))
+    return [DedupLock(path, Worker(number, count, counters)) for number in range(count)]
 
 
 async def test_one_worker_has_the_lock_and_each_gets_its_turn(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_a_bad_row_whose_quarantine_has_no_room_makes_no_other_come_twice(
     assert service.post_batch(events(*sorted(names)[:30], "poison", *sorted(names)[30:], ids=ids)).status == 200
 
     def tries() -> int:
-        return service.log().count("tried again later")
+        return service.log().count("will be tried again")
 
     wait_until(tries)
     for _ in range(2):

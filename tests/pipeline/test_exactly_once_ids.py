@@ -36,9 +36,9 @@ def posted(service: Service, batch: list[dict[str, str]]) -> bool:
     return False
 
 
-def worker_of(service: Service, token: str) -> int:
+def worker_of(service: Service, segment: str) -> int:
     """The number of the worker in whose spool a segment is."""
-    folder = segments(service)[token].parent.parent
+    folder = segments(service)[segment].parent.parent
     return int(folder.name) if folder.parent.name == "workers" else 0
 
 
@@ -53,8 +53,8 @@ def test_a_worker_that_is_killed_while_it_halves_makes_no_id_come_twice(
     proxy.fates += [*["pass"] * at, "late-body"]
     assert service.post_batch(batch).status == 200
     wait_until(lambda: "late-body" in proxy.met)
-    [token] = segments(service)
-    os.kill(pids(service)[worker_of(service, token)], signal.SIGKILL)
+    [segment] = segments(service)
+    os.kill(pids(service)[worker_of(service, segment)], signal.SIGKILL)
     post_to_all(service, [event for event in batch if event["session_id"] != "poison"])
     drained(service)
     wait_until(lambda: proxy.late == proxy.met.count("late-body"))

@@ -33,8 +33,8 @@ from schemas.parse import (
     parse_batch_leniently,
     parse_event,
 )
-from schemas.refusals import Invalid
 from schemas.times import SECONDS, SECONDS_MAX
+from schemas.validation_errors import Invalid
 from tests.support.fastapi_peer import (
     EVENTS_OF_ALL_KINDS,
     NUMBERS,

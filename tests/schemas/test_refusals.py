@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.events import SEQUENCE_MAX
 from schemas.parse import parse_batch, parse_batch_leniently, parse_event
-from schemas.refusals import INPUT_MAX_BYTES, ErrorItem, Invalid
+from schemas.validation_errors import INPUT_MAX_BYTES, ErrorItem, Invalid
 from tests.support.fastapi_peer import (
     CUT,
     EVENTS_OF_ALL_KINDS,

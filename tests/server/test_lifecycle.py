@@ -16,7 +16,7 @@ import pytest
 
 from service.pipeline.dedup_lock import WAITING, DedupLock
 from service.telemetry.peers import Peers
-from service.worker import Board, Worker
+from service.worker import SharedCounters, Worker
 from tests.support import wait_until
 from tests.support.checks import check, sessions, wait_for_health
 from tests.support.deaths import doomed, tell
@@ -162,7 +162,7 @@ def test_a_worker_in_which_a_part_dies_is_started_anew_and_the_others_go_on(
     with Load(service) as load:
         load.wait_for_more(50)
         tell(service)
-        wait_until(lambda: f"ended with code {FAILED}; it is started anew at once" in service.log(), say=service.log)
+        wait_until(lambda: f"ended with code {FAILED}; it will be restarted at once" in service.log(), say=service.log)
         load.wait_for_more(50)
     wait_for_all(service)
     assert len(before & set(pids(service))) == 1
@@ -188,7 +188,7 @@ def test_the_parent_of_workers_ends_with_its_log(make_service: Make, server_dsn:
 async def test_a_disk_that_fails_when_the_last_files_are_closed_is_no_death_of_a_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = Worker(0, 2, Board(2, [WAITING]))
+    worker = Worker(0, 2, SharedCounters(2, [WAITING]))
     lock, peers = DedupLock(tmp_path / "in-flight", worker), Peers(worker, tmp_path, {})
     await peers.open()
     done = {name: getattr(os, name) for name in ("close", "remove")}

@@ -87,5 +87,5 @@ def test_a_worker_that_a_signal_without_a_name_ends_is_started_anew(make_service
     os.kill(first, number)
     wait_until(lambda: first not in pids(service) and len(pids(service)) == 2, say=service.log)
     wait_for_all(service)
-    assert f"was ended by signal {number}; it is started anew" in service.log()
+    assert f"was ended by signal {number}; it will be restarted" in service.log()
     assert service.stop() == 0

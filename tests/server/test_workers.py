@@ -50,7 +50,7 @@ def test_workers_that_die_under_load_lose_nothing_and_are_started_anew(make_serv
     assert service.stop() == 0
     log = service.log()
     assert log.count("takes events at") == 1
-    assert log.count("was ended by SIGKILL; it is started anew at once") == 2
+    assert log.count("was ended by SIGKILL; it will be restarted at once") == 2
     service.start()
     assert service.stats()["buffer_status"]["events_flushed_total"] == flushed
     assert service.stop() == 0

@@ -14,11 +14,11 @@ from service.pipeline.totals import Totals
 from service.spool.data_dir import DataDir, spool_of
 from service.spool.format import FILE_MAGIC, encode_frame
 from service.spool.rebalance import adopt, rows_in
-from service.worker import Board, Worker, taken_with
+from service.worker import SharedCounters, Worker, taken_with
 
 pytestmark = pytest.mark.quick
 
-TOKENS = [f"0193{number:08x}-{number:016x}" for number in range(12)]
+NAMES = [f"0193{number:08x}-{number:016x}" for number in range(12)]
 
 
 class Killed(BaseException):
@@ -48,18 +48,18 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
 
 def leave(data: Path) -> dict[str, str]:
-    """What three workers may leave: sealed and open segments, one with splits; by token what its splits say."""
+    """What three workers may leave: sealed and open segments, one with splits; by name what its splits say."""
     holder = DataDir(data)
     holder.make_worker_folders(3)
     holder.close()
     splits = {}
-    for number, token in enumerate(TOKENS):
+    for number, name in enumerate(NAMES):
         spool = spool_of(data, number % 3)
         content = FILE_MAGIC + encode_frame(b"rows", 7)
-        (spool / (f"{token}.open" if number > 8 else f"{token}.7.sealed")).write_bytes(content)
+        (spool / (f"{name}.open" if number > 8 else f"{name}.7.sealed")).write_bytes(content)
         if number in (1, 4):
-            (spool / f"{token}.splits").write_bytes(b"\n0-%d;" % number)
-            splits[token] = f"{0}-{number}"
+            (spool / f"{name}.splits").write_bytes(b"\n0-%d;" % number)
+            splits[name] = f"{0}-{number}"
     (spool_of(data, 2) / "of-somebody.txt").touch()
     return splits
 
@@ -70,12 +70,12 @@ def whole(data: Path, splits: dict[str, str]) -> dict[str, int]:
     for number in range(3):
         for path in spool_of(data, number).iterdir():
             if path.suffix in (".open", ".sealed"):
-                token = path.name.split(".")[0]
-                assert token not in found
-                found[token] = number
-                if token in splits:
-                    assert splits[token] in path.with_name(f"{token}.splits").read_text()
-    assert sorted(found) == TOKENS
+                name = path.name.split(".")[0]
+                assert name not in found
+                found[name] = number
+                if name in splits:
+                    assert splits[name] in path.with_name(f"{name}.splits").read_text()
+    assert sorted(found) == NAMES
     return found
 
 
@@ -110,14 +110,14 @@ def test_totals_hold_whatever_the_number_of_workers(tmp_path: Path) -> None:
     leave(tmp_path)
     now = datetime.now(UTC)
     for number in range(3):
-        Totals(tmp_path, Worker(number, 3)).add(TOKENS[number], 10 + number, now)
+        Totals(tmp_path, Worker(number, 3)).add(NAMES[number], 10 + number, now)
     assert [Totals(tmp_path, Worker(number, 3)).flushed for number in range(3)] == [10, 11, 12]
     assert [Totals(tmp_path, Worker(number, 2)).flushed for number in range(2)] == [22, 11]
     alone = Totals(tmp_path)
     assert (alone.flushed, alone.last_flush) == (33, now)
-    alone.add(TOKENS[2], 12, now)  # counted by worker 2 before it died, and adopted since it was not deleted
+    alone.add(NAMES[2], 12, now)  # counted by worker 2 before it died, and adopted since it was not deleted
     assert alone.flushed == 33
-    alone.add(TOKENS[3], 5, now)
+    alone.add(NAMES[3], 5, now)
     assert Totals(tmp_path, Worker(0, 2)).flushed + Totals(tmp_path, Worker(1, 2)).flushed == 38
 
 
@@ -126,8 +126,8 @@ def test_totals_hold_whatever_the_number_of_workers(tmp_path: Path) -> None:
 
 def test_the_rate_of_an_access_token_is_one_for_all_workers() -> None:
     now = 0.0
-    board = Board(3, [taken_with("web")])
-    limits = [RateLimit(10, lambda: now, Worker(number, 3, board)) for number in range(3)]
+    counters = SharedCounters(3, [taken_with("web")])
+    limits = [RateLimit(10, lambda: now, Worker(number, 3, counters)) for number in range(3)]
     sent, turn = 0, 0
     while now < 1000:
         turn += 1
@@ -140,5 +140,5 @@ def test_the_rate_of_an_access_token_is_one_for_all_workers() -> None:
         limit.take("web", 1 + turn * 7 % 100)
         sent += 1 + turn * 7 % 100
     assert 0.9 * 10 * 1000 <= sent <= 10 * 1000 + 3 * 200
-    anew = RateLimit(10, lambda: now, Worker(1, 3, board))
+    anew = RateLimit(10, lambda: now, Worker(1, 3, counters))
     anew.check("web")  # one that is started anew owes nothing for what was long ago

@@ -103,7 +103,7 @@ def test_a_disk_that_refuses_while_rows_are_taken_back_only_delays_them(rig: Rig
     rig.service.start(prefix=injection(call, number, "error=ENOSPC"))
     assert rig.command("retry", "--all").returncode == 0
     check_all_are_stored_once(rig)
-    assert "what comes back from the quarantine waits: [Errno 28]" in rig.service.log()
+    assert "rows that return from the quarantine must wait: [Errno 28]" in rig.service.log()
 
 
 def test_a_command_waits_for_one_that_is_at_work(rig: Rig) -> None:

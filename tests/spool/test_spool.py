@@ -48,7 +48,7 @@ def test_sealed_segment_gives_back_what_was_appended(spool: Spool) -> None:
     assert spool.read(segment).header == HEADER
     assert payloads(spool.read(segment)) == [b"one", b"", b"three"]
     assert segment.rows == 3
-    assert segment.path.name == f"{segment.token}.3.sealed"
+    assert segment.path.name == f"{segment.name}.3.sealed"
     assert segment.path.stat().st_mode & 0o077 == 0
 
 
@@ -66,18 +66,18 @@ def test_size_is_that_of_the_files(spool: Spool) -> None:
     assert spool.size == sum(path.stat().st_size for path in spool.folder.iterdir()) > 0
 
 
-def test_tokens_are_unique_and_sort_by_age_even_if_the_clock_goes_back(
+def test_names_are_unique_and_sort_by_age_even_if_the_clock_goes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spool = make(tmp_path)
     first = seal(spool, b"1")
     monkeypatch.setattr("time.time_ns", lambda: 10**18)
-    tokens = [first.token, *(seal(spool, b"n").token for _ in range(20))]
-    assert len(set(tokens)) == 21
-    assert tokens == sorted(tokens)
+    names = [first.name, *(seal(spool, b"n").name for _ in range(20))]
+    assert len(set(names)) == 21
+    assert names == sorted(names)
     again = make(tmp_path)
-    assert [one.token for one in again.recover()] == sorted(tokens)
-    assert seal(again, b"later").token[:12] >= tokens[-1][:12]
+    assert [one.name for one in again.recover()] == sorted(names)
+    assert seal(again, b"later").name[:12] >= names[-1][:12]
 
 
 @pytest.mark.parametrize("done", [True, False])
@@ -98,11 +98,11 @@ def test_a_rename_that_fails_or_only_says_so_leaves_a_segment_that_can_be_read(
     assert list(spool.folder.iterdir()) == []
 
 
-def test_recovery_seals_the_open_segment_under_the_same_token(tmp_path: Path, spool: Spool) -> None:
+def test_recovery_seals_the_open_segment_under_the_same_name(tmp_path: Path, spool: Spool) -> None:
     spool.append(EncodedRows(b"kept", 2))
     [path] = spool.folder.iterdir()
     [segment] = make(tmp_path).recover()
-    assert segment.token == path.stem
+    assert segment.name == path.stem
     assert segment.rows == 2
     assert payloads(make(tmp_path).read(segment)) == [b"kept"]
 
@@ -228,7 +228,7 @@ def test_a_later_format_is_refused_and_left_alone(tmp_path: Path, spool: Spool) 
 def test_strange_files_are_reported_and_left_alone(spool: Spool) -> None:
     (spool.folder / "notes.txt").write_text("mine")
     assert spool.recover() == []
-    assert spool.strangers == ["notes.txt"]
+    assert spool.unknown_files == ["notes.txt"]
     assert (spool.folder / "notes.txt").read_text() == "mine"
 
 
@@ -274,11 +274,11 @@ def test_a_failed_append_keeps_what_was_before_and_nothing_of_itself(spool: Spoo
 
 def test_ranges_that_an_earlier_version_cut_are_read_and_go_with_their_segment(tmp_path: Path, spool: Spool) -> None:
     segment = seal(spool, b"1")
-    path = spool.folder / f"{segment.token}.splits"
+    path = spool.folder / f"{segment.name}.splits"
     path.write_bytes(b"\n0-8;\n4-8;\n4-")
     again = make(tmp_path)
     assert again.recover() == [segment._replace(splits=frozenset({(0, 8), (4, 8)}))], "a torn record is none"
-    assert again.strangers == []
+    assert again.unknown_files == []
     again.drop(again.recover()[0])
     assert list(spool.folder.iterdir()) == []
 
@@ -295,7 +295,7 @@ def test_rows_with_ids_have_frames_of_their_own_and_the_name_counts_them(tmp_pat
             (b"ids", 2, True),
             (b"more ids", 4, True),
         ]
-    assert spool.find(segment.token) == segment
+    assert spool.find(segment.name) == segment
     assert spool.find("0123456789ab-0123456789abcdef") is None
 
 
@@ -351,8 +351,8 @@ def test_whatever_is_appended_is_there_until_dropped(
 def sealed(spool: Spool) -> list[Segment]:
     found = []
     for path in sorted(spool.folder.glob("*.sealed")):
-        token, rows, _ = path.name.split(".")
-        found.append(Segment(token, int(rows), path, path.stat().st_size))
+        name, rows, _ = path.name.split(".")
+        found.append(Segment(name, int(rows), path, path.stat().st_size))
     return found
 
 

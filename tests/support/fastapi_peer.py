@@ -24,7 +24,7 @@ from schemas.events import (
     Priority,
 )
 from schemas.parse import ParsedBatch, ParsedEvent, parse_batch, parse_event
-from schemas.refusals import INPUT_MAX_BYTES, ErrorItem, Invalid
+from schemas.validation_errors import INPUT_MAX_BYTES, ErrorItem, Invalid
 from tests.support.service import BATCH, EVENTS
 
 CUT = "…"

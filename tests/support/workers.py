@@ -81,8 +81,8 @@ def spools(service: Service) -> list[Path]:
 
 
 def segments(service: Service) -> dict[str, Path]:
-    """Every segment on disk by its token."""
+    """Every segment on disk by its name."""
     found = [path for spool in spools(service) for path in spool.iterdir() if path.suffix in (".open", ".sealed")]
-    tokens = {path.name.split(".")[0]: path for path in found}
-    assert len(tokens) == len(found), "a token twice"
-    return tokens
+    names = {path.name.split(".")[0]: path for path in found}
+    assert len(names) == len(found), "a name twice"
+    return names

@@ -1,11 +1,11 @@
 import { listen } from "./safely";
 import type { Track } from "./types";
 
-/** A page in a loop of errors tells of so many, each once. */
+/** A page that throws in a loop reports at most so many errors, each once. */
 const MAX_ERRORS = 20;
 const MAX_TEXT = 2000;
 
-/** Tracks errors that nobody caught, also those of promises. */
+/** Tracks uncaught errors, also those of promises. */
 export const watchErrors = (track: Track): void => {
   const seen = new Set<string>();
   const report = (error: unknown): void => {

@@ -1,15 +1,15 @@
 import { safely, warn } from "./safely";
 
-/** No event is larger, in bytes of JSON: so that it can be sent while the page closes, where 64 KiB are allowed. */
+/** The largest event, in bytes of JSON: while a page closes, only 64 KiB can be sent. */
 export const MAX_EVENT_BYTES = 60_000;
 
 /** How many bytes a text takes. */
 export const sizeOf = (text: string): number => new TextEncoder().encode(text).length;
 
 /**
- * An event as JSON. Properties that are no JSON or too large are replaced by `tracker_error`: the event is kept.
+ * An event as JSON. If its properties can't be JSON or are too large, `tracker_error` replaces them: the event is kept.
  *
- * Half a surrogate pair, which a text that was cut may end in, is no UTF-8 and would get the event refused.
+ * Half a surrogate pair, with which cut text may end, is not UTF-8, so the service would refuse the event.
  */
 export const serialize = (event: object, properties: unknown): string => {
   let text = safely(() => JSON.stringify({ ...event, properties }), warn);

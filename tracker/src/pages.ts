@@ -1,8 +1,8 @@
 import { listen, safely } from "./safely";
 
 /**
- * Calls `seen` for the view of this page and for each that a single-page app makes of it, which is each new address: with
- * the address before, if there was one.
+ * Calls `seen` for the view of this page and for each new address that a single-page app gives it, with the address
+ * before, if there was one.
  */
 export const watchPages = (
   clean: (url: string) => string | undefined,

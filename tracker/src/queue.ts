@@ -2,32 +2,32 @@ import { sizeOf } from "./event";
 import { safely } from "./safely";
 import { uuid7 } from "./uuid";
 
-/** An event that waits for the service's word. */
+/** An event that the service has not acknowledged. */
 export interface Item {
   key: string;
   /** The event as JSON. */
   text: string;
   bytes: number;
-  /** Its priority: the higher, the longer it is kept. */
+  /** Its priority: events of higher rank are kept longer. */
   rank: number;
-  /** Whether it is in a request on its way. */
+  /** Whether a request with it is on its way. */
   sending?: boolean;
 }
 
 export type Queue = ReturnType<typeof openQueue>;
 
-/** The first letters of the priorities, the least first. */
+/** The first letters of the priorities, the lowest first. */
 const RANKS = "lmhc";
-/** Bytes of all events on their way: browsers let bodies of 64 KiB outlive a page. */
+/** Bytes of all events on their way: in browsers, bodies of up to 64 KiB outlive a page. */
 const MAX_SENDING_BYTES = 63_000;
 const EVENT_ID_LENGTH = 36;
 
 /**
  * The events that the service has not acknowledged, in memory and in localStorage.
  *
- * Each has a key of its own: `<prefix><owner> <event_id>`. The owner is one page while it lives, which it shows by
- * holding a lock of that name. Whoever can get the lock of an owner takes over its events. Where there are no Web Locks
- * (a page without TLS) pages may send the same event: its `event_id` lets it be stored once.
+ * Each has a key of its own: `<prefix><owner> <event_id>`. The owner is a page, which holds a lock of that name while it
+ * lives. Whoever can get the lock of an owner takes over its events. Without Web Locks (a page without TLS) several
+ * pages may send the same event: thanks to its `event_id` it is stored once.
  */
 export const openQueue = (prefix: string, maxBytes: number) => {
   const own = `${prefix + uuid7()} `;
@@ -36,7 +36,7 @@ export const openQueue = (prefix: string, maxBytes: number) => {
   let releases: (() => void)[] = [];
 
   const append = (key: string, text: string): void => {
-    // The priority stands before what the page may say.
+    // The priority comes before any text that the page controls.
     const rank = RANKS.indexOf(/"priority":"(.)/.exec(text)?.[1] as string);
     const item = { key, text, bytes: sizeOf(text), rank };
     items.set(key, item);
@@ -51,11 +51,11 @@ export const openQueue = (prefix: string, maxBytes: number) => {
 
   /** Appends an event. */
   const put = (id: string, text: string): void => {
-    safely(() => localStorage.setItem(own + id, text)); // it may be full or forbidden: then memory has to do
+    safely(() => localStorage.setItem(own + id, text)); // it may be full or forbidden: then the event is only in memory
     append(own + id, text);
   };
 
-  /** The next events that are in no request yet: at most `limit`, and so many bytes as fit beside those that are. */
+  /** The next events that are not in a request yet: at most `limit`, and as many bytes as fit beside those that are. */
   const take = (limit: number): Item[] => {
     const taken: Item[] = [];
     let room = MAX_SENDING_BYTES;
@@ -67,7 +67,7 @@ export const openQueue = (prefix: string, maxBytes: number) => {
     return taken;
   };
 
-  /** Takes an event out; if it is `lost`, the service does not have it. */
+  /** Removes an event; `lost`: the service does not have it. */
   const remove = (item: Item, lost: unknown): void => {
     if (items.delete(item.key)) {
       bytes -= item.bytes;
@@ -76,11 +76,11 @@ export const openQueue = (prefix: string, maxBytes: number) => {
     safely(() => localStorage.removeItem(item.key));
   };
 
-  /** The keys in localStorage that begin so. */
+  /** The keys in localStorage that begin with `start`. */
   const keys = (start: string): string[] =>
     safely(() => Object.keys(localStorage).filter((key) => key.startsWith(start))) ?? [];
 
-  /** Begins to own what is this page's, and takes over what pages left that are no more; then calls `found`. */
+  /** Takes the lock of this page, and takes over the events of closed pages; then calls `found`. */
   const adopt = (found: () => void): void => {
     for (const owner of new Set([own, ...keys(prefix).map((key) => key.slice(0, -EVENT_ID_LENGTH))])) {
       hold(owner, () => {
@@ -90,7 +90,7 @@ export const openQueue = (prefix: string, maxBytes: number) => {
     }
   };
 
-  /** Holds the lock of an owner until this page goes, and calls `then`, if nobody else holds it. */
+  /** If nobody holds the lock of an owner, holds it until this page goes, and calls `then`. */
   const hold = (owner: string, then: () => void): void => {
     const { locks } = navigator;
     if (locks) {

@@ -1,7 +1,7 @@
 /** Tells the developer of the page, in its console. */
 export const warn = (what: unknown): void => console.warn("tracker:", what);
 
-/** What `work` returns; undefined where it throws, because nothing of the tracker's may reach the page. */
+/** What `work` returns; undefined if it throws, because no error of the tracker may reach the page. */
 export const safely = <T>(work: () => T, tell?: (error: unknown) => void): T | undefined => {
   try {
     return work();
@@ -11,7 +11,7 @@ export const safely = <T>(work: () => T, tell?: (error: unknown) => void): T | u
   }
 };
 
-/** Calls `handle` for each such event of the window, also for those of the document that bubble to it. */
+/** Calls `handle` for each such event of the window, including those that bubble up from the document. */
 export const listen = <K extends keyof Events>(type: K, handle: (event: Events[K]) => void): void =>
   addEventListener(type, (event) => safely(() => handle(event as Events[K])));
 

@@ -3,14 +3,14 @@ import { safely, warn } from "./safely";
 import type { Session } from "./session";
 import type { Options } from "./types";
 
-/** Events in a request; the service takes no more. */
+/** Most events in a request; the service takes no more. */
 const MAX_EVENTS = 100;
 const REQUEST_TIMEOUT = 30_000;
 const FIRST_PAUSE = 1000;
 const LONGEST_PAUSE = 60_000;
-/** After a refusal of the page itself, of its token for instance: a desk is open all day, and a mistake is mended. */
+/** After the service refused the page itself, such as its token: pages stay open all day, and mistakes get corrected. */
 const REFUSED_PAUSE = 600_000;
-/** A Retry-After beyond is not believed. */
+/** A longer Retry-After is not believed. */
 const LONGEST_RETRY_AFTER = 3_600_000;
 
 /** What is wrong with an event, in the service's words: `["body", "events", place]`. */
@@ -19,7 +19,7 @@ interface Fault {
   loc: (string | number)[];
 }
 
-/** Sends what is in the queue, one request at a time, and takes out what the service has or will never take. */
+/** Sends the queue, one request at a time, and removes events that the service has or will never take. */
 export const startSender = (options: Options, queue: Queue, session: Session) => {
   const batchSize = Math.min(options.batchSize ?? 20, MAX_EVENTS);
   const clientId = options.clientId && String(options.clientId); // another type would get every batch refused
@@ -31,7 +31,7 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
   let limit = MAX_EVENTS;
   let stoppedUntil = 0;
 
-  /** Sees to it that what waits is sent: at once if it is `urgent` or a batch, else together with what comes soon. */
+  /** Makes sure that waiting events are sent: at once if `urgent` or enough for a batch, else with those that come soon. */
   const wake = (urgent?: boolean): void => {
     const now = Date.now();
     const waiting = queue.items.size - eventsSending;
@@ -42,17 +42,17 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
     clearTimeout(timer);
     timer = setTimeout(() => {
       due = Number.POSITIVE_INFINITY;
-      if (!eventsSending) sendNext(); // else the end of that request wakes us
+      if (!eventsSending) sendNext(); // otherwise the end of that request wakes us
     }, at - now);
   };
 
-  /** There is a network again: forgets a pause that was only a guess. */
+  /** The network is back: forgets a pause that was only a guess. */
   const retry = (): void => {
     notBefore = failures = 0;
     wake(true);
   };
 
-  /** The page may end now: sends all that may outlive it. */
+  /** The page may end now: sends all that can outlive it. */
   const leave = (): void => {
     if (Math.max(stoppedUntil, session.pausedUntil) < Date.now()) while (sendNext(true));
   };
@@ -90,13 +90,13 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
       if (leaving)
         safely(() => navigator.sendBeacon(`${options.url}/beacon?token=${encodeURIComponent(options.token)}`, body));
     }
-    await undefined; // so that whoever sends one batch after the other does not get this one again
+    await undefined; // so that `leave`, which sends batches in a row, does not take this one again
     mark(false);
-    due = Number.POSITIVE_INFINITY; // what was to be sent sooner may have to wait now
+    due = Number.POSITIVE_INFINITY; // events that were due sooner may have to wait now
     wake(limit < MAX_EVENTS);
   };
 
-  /** Does what an answer says of a batch. Throws if the batch is to be sent again. */
+  /** Handles the answer to a batch. Throws if the batch must be sent again. */
   const settle = async (batch: Item[], response: Response): Promise<void> => {
     const { ok, status, headers } = response;
     const retryAfter = headers.get("Retry-After");
@@ -111,7 +111,7 @@ export const startSender = (options: Options, queue: Queue, session: Session) =>
     }
     const answer = status === 413 ? {} : await response.json();
     const faults: Fault[] = answer.errors ?? answer.detail ?? [];
-    if (ok && answer.events_received !== batch.length) throw 0; // not the service's: of something between
+    if (ok && answer.events_received !== batch.length) throw 0; // the answer comes from something in between
     batch.forEach((item, place) => {
       const fault = faults.find(({ loc }) => loc[1] === "events" && loc[2] === place);
       if (fault ? fault.type !== "shed" : ok || batch.length === 1) queue.remove(item, fault ?? !ok);

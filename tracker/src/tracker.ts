@@ -11,7 +11,7 @@ import { watchVitals } from "./vitals";
 
 const MAX_NAME = 100;
 
-/** Starts everything. The parts know nothing of each other: here they meet. */
+/** Starts and connects the parts, which know nothing of each other. */
 export const startTracker = (options: Options) => {
   const key = `tracker ${options.url} `;
   const session = openSession(key);
@@ -60,8 +60,8 @@ export const startTracker = (options: Options) => {
   };
   const views = options.pageViews !== false;
   if (views) watchPages(clean, view);
-  // Back from the back/forward cache. The page that was there meanwhile hands its session over in a moment: until then,
-  // what is tracked must not have numbers of the session that this page once handed over.
+  // Back from the back/forward cache. The page shown meanwhile hands over its session in a moment: until then, events
+  // must not get numbers of the session that this page once handed over.
   listen("pageshow", ({ persisted }) => {
     if (!persisted) return;
     left = false;

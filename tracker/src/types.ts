@@ -1,4 +1,4 @@
-/** What the service knows; another category gets the event refused. */
+/** The categories of the service; it refuses an event with another. */
 export type Category =
   | "page_view"
   | "user_action"
@@ -9,7 +9,7 @@ export type Category =
   | "feature"
   | "system";
 
-/** When there is no room for all events, those of low priority go first. */
+/** If there is no room for all events, those of low priority are dropped first. */
 export type Priority = "low" | "medium" | "high" | "critical";
 
 export interface Options {
@@ -17,21 +17,21 @@ export interface Options {
   url: string;
   /** An access token with the scope write. Whoever sees the page sees it. */
   token: string;
-  /** Stored with each event: what your page is called among your clients. */
+  /** Stored with each event: the name of your page among your clients. */
   clientId?: string;
   /** Whether page views are tracked, also those of a single-page app. True if left out. */
   pageViews?: boolean;
-  /** Whether errors that nobody caught are tracked. */
+  /** Whether uncaught errors are tracked. */
   errors?: boolean;
   /** Whether LCP, CLS, INP, FCP and TTFB are tracked, in one event a page. */
   vitals?: boolean;
-  /** So many events are sent at once, 1 to 100. 20 if left out. */
+  /** How many events are sent at once, 1 to 100. 20 if left out. */
   batchSize?: number;
-  /** An event waits for others at most so long, in milliseconds. 2000 if left out. */
+  /** How long an event waits for others, in milliseconds. 2000 if left out. */
   flushInterval?: number;
-  /** So many bytes of events wait at most while the service is away. 1000000 if left out. */
+  /** How many bytes of events may wait while the service is away. 1000000 if left out. */
   queueBytes?: number;
-  /** What is kept of the address of a page: leave out what nobody should see. */
+  /** Returns what to keep of a page's address: leave out what nobody should see. */
   cleanUrl?: (url: string) => string;
 }
 
@@ -51,11 +51,11 @@ export interface Status {
   id: string;
   /** The number of its latest event. */
   sequence: number;
-  /** Until when the service wants no request, in milliseconds since 1970. */
+  /** The time before which the service wants no request, in milliseconds since 1970. */
   pausedUntil: number;
   /** Events that the service has not acknowledged yet. */
   queued: number;
-  /** Events that were given up: refused by the service, or one too many while it was away. */
+  /** Events that were given up: refused by the service, or too many while it was away. */
   dropped: number;
 }
 

@@ -1,7 +1,7 @@
 import { listen } from "./safely";
 import type { Track } from "./types";
 
-/** What TypeScript's library does not know of. */
+/** Fields that TypeScript's library lacks. */
 interface Entry extends PerformanceNavigationTiming {
   value: number;
   hadRecentInput: boolean;
@@ -9,8 +9,8 @@ interface Entry extends PerformanceNavigationTiming {
 }
 
 /**
- * Tracks the web vitals of this page when it is hidden first, as https://web.dev/articles/vitals defines them, in
- * milliseconds. A page that was hidden from its beginning has none: its times would be those of its being looked for.
+ * Tracks the web vitals of this page when it is first hidden, as https://web.dev/articles/vitals defines them, in
+ * milliseconds. A page that begins hidden has none: its times would depend on when somebody looks at it.
  */
 export const watchVitals = (track: Track): void => {
   const vitals: Record<string, number | undefined> = {};
@@ -31,7 +31,7 @@ export const watchVitals = (track: Track): void => {
   observe("navigation", ({ responseStart }) => {
     vitals.ttfb = responseStart;
   });
-  // Of the two paints the later one is the first with content.
+  // The later of the two paints is the first with content.
   observe("paint", ({ startTime }) => {
     vitals.fcp = startTime;
   });

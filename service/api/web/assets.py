@@ -1,4 +1,4 @@
-"""Files that browsers load: read and packed once, when the first asks, and sent again only if they have changed."""
+"""Files that browsers load: read and packed at the first request, and sent to a browser again only if they changed."""
 
 import asyncio
 import gzip
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from aiohttp import ETag, web
 
 STATIC = Path(__file__).parents[2] / "static"
-#: An entity tag, weak or not, as RFC 9110 has it; what is between the quotes.
+#: An entity tag of RFC 9110, weak or not; the group is what is between the quotes.
 _TAG = re.compile(r'(?:W/)?"([!\x23-\x7e\x80-\xff]*)"')
 _WEIGHT = re.compile(r"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE)
 
@@ -32,7 +32,7 @@ class File:
         self._headers = {"Vary": "Accept-Encoding", "X-Content-Type-Options": "nosniff", **headers}
 
     async def answer(self, request: web.Request) -> web.Response:
-        """The file, or 304 to one who has it."""
+        """The file, or 304 for a browser that has it."""
         if self._loaded is None:
             self._loaded = await asyncio.to_thread(self._load)
         file = self._loaded
@@ -55,9 +55,9 @@ class File:
 
 
 def prefers_gzip(accepted: str) -> bool:
-    """Whether who sends this Accept-Encoding takes gzip, and nothing unpacked rather (RFC 9110, 12.5.3).
+    """Whether a client with this Accept-Encoding takes gzip, and does not prefer it unpacked (RFC 9110, 12.5.3).
 
-    Who takes neither is sent the file unpacked, as if nothing had been said.
+    A client that takes neither gets the file unpacked, as without the header.
     """
     weights: dict[str, float] = {}
     for one in accepted.lower().split(","):

@@ -1,7 +1,7 @@
 """``/dashboard``: a page for people who watch. It loads nothing from elsewhere.
 
-Whoever asks gets the page: there is nothing secret in it. Its figures it asks for itself, with the access token that
-it was given.
+Anyone may load the page: nothing in it is secret. It asks for the figures itself, with the access token that the user
+gives it.
 """
 
 from html import escape
@@ -11,7 +11,7 @@ from aiohttp import web
 from service.api.web.assets import STATIC, File
 from service.api.web.docs import CONTENT_SECURITY_POLICY
 
-#: A browser asks each time whether its copy is still good, so that page and scripts are of one version.
+#: A browser checks its copy each time, so that page and scripts are of one version.
 _HEADERS = {"Cache-Control": "no-cache"}
 _PAGE_HEADERS = _HEADERS | {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Referrer-Policy": "no-referrer"}
 _TYPES = {".css": "text/css", ".js": "text/javascript"}
@@ -19,7 +19,7 @@ _FOLDERS = (STATIC / "dashboard", STATIC / "vendor")
 
 
 def routes(prefix: str) -> list[web.RouteDef]:
-    """The routes of the page and its files. ``prefix`` is where it finds the routes for reading."""
+    """The routes of the page and its files. The page finds the routes for reading under ``prefix``."""
 
     def page() -> bytes:
         return (STATIC / "dashboard" / "index.html").read_bytes().replace(b"{prefix}", escape(prefix).encode())

@@ -1,4 +1,4 @@
-"""The documentation that serves itself: ``/openapi.json`` and an interactive reference that needs no network."""
+"""``/openapi.json``, and an interactive reference that needs no network."""
 
 from pathlib import Path
 
@@ -63,6 +63,6 @@ async def _to_docs(request: web.Request) -> web.Response:
 
 
 async def _openapi(request: web.Request) -> web.Response:
-    from schemas.openapi import document  # here: the models of answers take a start 20 ms, and few starts need them
+    from schemas.openapi import document  # here: the models of answers would cost each start 20 ms
 
     return json_response(document(__version__, request.app[CONTEXT].settings.path_prefix))

@@ -6,7 +6,7 @@ from service.api.web.assets import STATIC, File
 
 _HEADERS = {
     "Cache-Control": "public, max-age=600",  # a fix reaches pages within ten minutes
-    # It is no secret: a page may check it (integrity), import it, and load it under COEP.
+    # It is not secret: a page may check it (integrity), import it, and load it under COEP.
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }

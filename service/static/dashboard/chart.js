@@ -1,8 +1,8 @@
-// The chart: events by time, the categories on top of each other. uPlot draws it.
+// The chart: events by time, with the categories stacked. uPlot draws it.
 
 import { count, counted, label, time } from "./format.js";
 
-/** In the order in which they lie on each other; each has its colour in the style sheet. */
+/** In the order in which they are stacked; the style sheet has their colours. */
 export const CATEGORIES = ["page_view", "user_action", "trading", "auth", "performance", "feature", "system", "error"];
 const HEIGHT = 240;
 /** Steps of the axis of counts: whole numbers only. */
@@ -10,7 +10,7 @@ const STEPS = Array.from({ length: 15 }, (_, power) => [1, 2, 5].map((n) => n * 
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-/** A chart in `box` that tells in `readout` what is under the cursor. */
+/** A chart in `box`; `readout` shows what is under the cursor. */
 export class Chart {
   constructor(box, readout) {
     this.box = box;
@@ -33,7 +33,7 @@ export class Chart {
     this.activity = activity;
     if (same) this.plot.setData(this.data());
     else this.draw();
-    this.tell();
+    this.describe();
   }
 
   /** The counts of each category, or null. */
@@ -41,7 +41,7 @@ export class Chart {
     return CATEGORIES.map((category) => this.activity.events_by_category[category] ?? null);
   }
 
-  /** The middles of the buckets, and of each category what it and those below it make together. */
+  /** The middles of the buckets, and for each category the sum of it and those below it. */
   data() {
     const { start, bucket_seconds: seconds, span } = this.activity;
     const length = { "1h": 60, "24h": 96 }[span];
@@ -55,7 +55,7 @@ export class Chart {
         return this.sums[index];
       }),
     );
-    return [this.times, ...stacked.reverse()]; // the highest is drawn first, and the others over it
+    return [this.times, ...stacked.reverse()]; // the highest is drawn first, the others over it
   }
 
   draw() {
@@ -99,7 +99,7 @@ export class Chart {
             points: { show: false },
           })),
         ],
-        hooks: { setCursor: [() => this.tell()] },
+        hooks: { setCursor: [() => this.describe()] },
       },
       data,
       this.box,
@@ -123,8 +123,8 @@ export class Chart {
     this.plot.setCursor({ left: this.plot.valToPos(this.times[index], "x"), top: 0 });
   }
 
-  /** Say what is in the bucket under the cursor, or in all of them. */
-  tell() {
+  /** Describe the bucket under the cursor, or all of them. */
+  describe() {
     const index = this.chosen;
     this.readout.textContent = index === null ? this.summary() : this.bucket(index);
     this.box.setAttribute("aria-valuemax", this.times.length);

@@ -1,4 +1,4 @@
-// The page: asks for a token, then asks the service again and again, and says what it can't find out.
+// The page: asks for a token, then polls the service, and says what it can't find out.
 
 import { Chart } from "./chart.js";
 import { age, time } from "./format.js";
@@ -6,7 +6,7 @@ import { byId, say, showCounts, showHealth, showNoCounts, showPipeline, showRefu
 import { ask, eventsAddress, TokenRefused, token, Unreachable } from "./service.js";
 
 const EVERY = 5_000;
-/** After a failure: soon again, then more and more seldom. */
+/** Pauses after failures: short at first, then longer and longer. */
 const FIRST_PAUSE = 1_000,
   LONGEST_PAUSE = 30_000;
 /** What is older than this is marked. */
@@ -19,7 +19,7 @@ let failures = 0;
 let nextAt = 0;
 let seenAt = 0; // when the service last answered
 
-let shownSpan = ""; // whose events are shown; none's if nothing is known
+let shownSpan = ""; // the span whose events are shown; empty if nothing is known
 
 function showActivity(activity) {
   shownSpan = activity.span;
@@ -46,7 +46,7 @@ function stop() {
   round.abort();
 }
 
-/** Ask for everything at once; then again after a while, unless nobody looks. */
+/** Ask for everything at once; then again after a pause, unless the page is hidden. */
 async function poll() {
   stop();
   if (document.hidden || !token.get()) return;
@@ -74,11 +74,11 @@ async function poll() {
       showNoCounts(asked, answers.at(-1).reason?.message ?? failed[0].message);
     }
   } finally {
-    settle(failed); // a fault of the page must not end the asking
+    finishRound(failed); // an error of the page must not end the polling
   }
 }
 
-function settle(failed) {
+function finishRound(failed) {
   const unreachable = failed.find((error) => error instanceof Unreachable);
   failures = unreachable ? failures + 1 : 0;
   if (!unreachable) seenAt = Date.now();
@@ -86,7 +86,7 @@ function settle(failed) {
   nextAt = Date.now() + pause;
   const rest = shownSpan ? "what is shown is older" : "events can't be shown until it does";
   const note = !unreachable && failed.length ? `${failed[0].message}: ${rest}.` : "";
-  say(byId("notice"), unreachable ? "The service does not answer. What is shown is what it said last." : note);
+  say(byId("notice"), unreachable ? "The service does not answer. The page shows its last answer." : note);
   byId("notice").dataset.state = unreachable ? "bad" : note ? "warn" : "";
   if (unreachable) {
     byId("health-pill").dataset.state = "unknown";
@@ -98,7 +98,7 @@ function settle(failed) {
   timer = setTimeout(poll, pause);
 }
 
-/** What changes with time alone. */
+/** Update what changes with time alone. */
 function tick() {
   if (byId("dashboard").hidden) return;
   const old = Date.now() - seenAt;
@@ -112,7 +112,7 @@ byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = byId("token").value.trim();
   if (!/^[!-~]+$/.test(given))
-    return signIn("An access token has no spaces, and only letters, digits and signs of ASCII.");
+    return signIn("An access token has only ASCII letters, digits and signs, and no spaces.");
   token.set(given);
   say(byId("token-fault"), "");
   poll();

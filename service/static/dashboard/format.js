@@ -4,7 +4,7 @@ const whole = new Intl.NumberFormat("en");
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const BYTES = ["bytes", "kB", "MB", "GB", "TB", "PB"];
 
-/** 12,345; from ten million on 12.3M. */
+/** 12,345; ten million and more as 12.3M. */
 export function count(number) {
   return number < 1e7 ? whole.format(number) : compact.format(number);
 }
@@ -14,7 +14,7 @@ export function counted(number, noun, nouns = `${noun}s`) {
   return `${count(number)} ${number === 1 ? noun : nouns}`;
 }
 
-/** A share as 12 %; what is more than nothing is never 0 %. */
+/** A share as 12 %; only nothing is 0 %. */
 export function percent(share) {
   const value = share * 100;
   return value > 0 && value < 0.1 ? "< 0.1 %" : `${value.toFixed(value > 0 && value < 10 ? 1 : 0)} %`;
@@ -27,13 +27,13 @@ export function bytes(number) {
   return `${power && value < 100 ? value.toFixed(1) : Math.round(value)} ${BYTES[power]}`;
 }
 
-/** A length of time that was measured, in its two largest units. */
+/** A measured duration, in its two largest units. */
 export function duration(seconds) {
   if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
   return seconds < 10 ? `${seconds.toFixed(1)} s` : age(seconds);
 }
 
-/** How long something has been so, in whole seconds or larger. */
+/** How old something is, in whole seconds or larger units. */
 export function age(seconds) {
   if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
   const minutes = Math.floor(seconds / 60);
@@ -42,7 +42,7 @@ export function age(seconds) {
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }
 
-/** The time of day by the viewer's clock, of another day with its date. */
+/** The time of day by the viewer's clock; with the date if it is not today. */
 export function time(value, seconds = true) {
   const date = new Date(value);
   const parts = [date.getHours(), date.getMinutes(), ...(seconds ? [date.getSeconds()] : [])];

@@ -1,9 +1,9 @@
-// Answers of the service to what stands on the page. Text only ever goes in as text.
+// Puts answers of the service on the page. Text always goes in as text, never as HTML.
 
 import { CATEGORIES } from "./chart.js";
 import { age, bytes, count, counted, duration, label, percent, time } from "./format.js";
 
-/** More would hide what is below; there are up to a hundred. */
+/** More would hide what is below; the service remembers up to a hundred. */
 const REFUSALS_SHOWN = 12;
 
 export const byId = (id) => document.getElementById(id);
@@ -16,7 +16,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Put `text` there unless it is there already: what has not changed is neither drawn nor read out again. */
+/** Put `text` into `node` if it changed: unchanged text is neither drawn nor read out again. */
 export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -41,11 +41,11 @@ export function showPipeline(pipeline) {
   if (latency.batches) {
     const of = `${counted(latency.batches, "batch", "batches")} in ${latency.window_seconds / 60} min`;
     tile("latency", duration(latency.p50_seconds), `median; p99 ${duration(latency.p99_seconds)}, ${of}`);
-  } else tile("latency", "–", "no batch of late");
+  } else tile("latency", "–", `no batch in the last ${latency.window_seconds / 60} minutes`);
   if (flushed) {
     const ago = (Date.parse(pipeline.as_of) - Date.parse(flushed)) / 1000; // both by the service's clock
     tile("flush", ago < 1 ? "just now" : `${age(ago)} ago`, `at ${time(flushed)}`);
-  } else tile("flush", "never", "nothing was inserted yet");
+  } else tile("flush", "never", "nothing has been inserted yet");
   const fill = spool.bytes / spool.max_bytes;
   tile(
     "spool",
@@ -98,11 +98,12 @@ function part({ ok, since, reason }) {
   return element("span", {}, state, ` since ${time(since)}${reason ? `: ${reason}` : ""}`);
 }
 
-/** The refusals of late; of many the last ones. */
+/** The most recent refusals. */
 export function showRefusals({ refusals }) {
   const items = refusals.slice(0, REFUSALS_SHOWN).map(refusal);
   const more = refusals.length - items.length;
-  if (!refusals.length) items.push(element("li", { class: "quiet" }, "Nothing was refused since the service started."));
+  if (!refusals.length)
+    items.push(element("li", { class: "quiet" }, "Nothing has been refused since the service started."));
   if (more > 0)
     items.push(element("li", { class: "quiet" }, `${counted(more, "other kind")}: see /refusals of the API.`));
   byId("refusals").replaceChildren(...items);
@@ -130,7 +131,7 @@ function nameSpan(span, known) {
   byId("unavailable").hidden = known;
 }
 
-/** Nothing is known of the span: said, since an empty chart would look like no events. */
+/** Say that nothing is known of the span: an empty chart would look like no events. */
 export function showNoCounts(span, why) {
   nameSpan(span, false);
   byId("empty").hidden = true;
@@ -145,7 +146,7 @@ function note(id, text) {
   byId(id).tBodies[0].replaceChildren(element("tr", {}, cell));
 }
 
-/** The counts of the span beside the chart. */
+/** The counts of the span, beside the chart. */
 export function showCounts(activity) {
   const { events_by_category: byCategory, total_events: total, bucket_seconds: seconds } = activity;
   const lengths = { 60: "minute", 900: "quarter of an hour" };
@@ -190,7 +191,7 @@ function bars(id, rows, total) {
   );
 }
 
-/** The chart as a table, for who can't see it; the latest first. Made when it is opened. */
+/** The chart as a table, for those who can't see it; the latest first. Filled when it is opened. */
 function table(activity, categories) {
   const details = byId("chart-table");
   const fill = () => {

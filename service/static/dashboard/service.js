@@ -21,8 +21,8 @@ export const token = {
 export const eventsAddress = location.origin + PREFIX;
 
 /**
- * The answer of a route for reading, as an object. An answer that is no success is an Error with the service's words;
- * of health it is an answer like others.
+ * The answer of a route for reading, as an object. A failure is thrown as an Error with the service's words, except
+ * that of /health, which is an answer like others.
  */
 export async function ask(path, signal) {
   let answer, body;
@@ -35,7 +35,7 @@ export async function ask(path, signal) {
     });
     body = await answer.json();
   } catch (error) {
-    throw new Unreachable(error.message); // a proxy that answers in the service's place is of no more use
+    throw new Unreachable(error.message); // or a proxy answers in the service's place, which is no better
   }
   if (answer.ok || body.status) return body;
   throw answer.status === 401 || answer.status === 403 ? new TokenRefused(body.detail) : new Error(body.detail);
