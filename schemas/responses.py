@@ -107,9 +107,7 @@ class Latency(BaseModel):
 
     p50_seconds: float | None = Field(description="null if there was no batch")
     p99_seconds: float | None
-    batches: int = Field(
-        ge=0, description="How many batches this is computed from: those of the window, at most the last thousand"
-    )
+    batches: int = Field(ge=0, description="How many batches this is computed from: at most the last thousand")
     window_seconds: float = Field(description="How far back these batches go")
 
 
