@@ -1,4 +1,4 @@
-"""``/openapi.json``: made from the pydantic models, so that it can't say what the code does not do."""
+"""``/openapi.json``: made from the pydantic models, so that it always agrees with the code."""
 
 from typing import Any
 
@@ -58,13 +58,13 @@ _SPAN = {
     "schema": {"type": "string", "enum": ["1h", "24h"], "default": "1h"},
 }
 _INVALID = ("ValidationErrorBody", "The body is not valid; nothing of it was kept")
-_REFUSALS: dict[int, tuple[str, str]] = {
-    400: ("ErrorBody", "The Content-Encoding is broken, or the Idempotency-Key is none"),
-    401: ("ErrorBody", "No token, or one that is not known"),
+_ERRORS: dict[int, tuple[str, str]] = {
+    400: ("ErrorBody", "The Content-Encoding is broken, or the Idempotency-Key is malformed"),
+    401: ("ErrorBody", "No token, or an unknown one"),
     403: ("ErrorBody", "The token lacks the scope"),
     408: ("ErrorBody", "The body did not arrive in time"),
     413: ("ErrorBody", "The body is too large, as sent or unpacked"),
-    415: ("ErrorBody", "A Content-Encoding that is not taken"),
+    415: ("ErrorBody", "A Content-Encoding that is not supported"),
     429: ("ErrorBody", "The token sends more events a second than it may; send the same again after Retry-After"),
     503: ("ErrorBody", "No promise was made: send the same again after Retry-After seconds"),
 }
@@ -97,13 +97,13 @@ def document(version: str, prefix: str = PREFIX) -> dict[str, Any]:
 
 def _post(summary: str, body: str, ack: str, **more: Any) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": _ref(body)}}}
-    answers = {200: (ack, "OK"), 422: _INVALID} | _REFUSALS
+    answers = {200: (ack, "OK"), 422: _INVALID} | _ERRORS
     return _operation(summary, answers, **{"requestBody": {"required": True, "content": content}} | more)
 
 
 def _get(summary: str, answers: dict[int, tuple[str, str]], *refusals: int, **more: Any) -> dict[str, Any]:
-    """A route for whoever may read."""
-    return _operation(summary, answers | {status: _REFUSALS[status] for status in refusals}, **more)
+    """A route that needs the scope read."""
+    return _operation(summary, answers | {status: _ERRORS[status] for status in refusals}, **more)
 
 
 def _operation(
@@ -122,7 +122,7 @@ def _probes(model: str) -> dict[int, tuple[str, str]]:
 
 
 def _object(model: str) -> dict[str, Any]:
-    # the contract says of health no more than that it is an object
+    # the contract says only that health is an object
     return ({"type": "object"} if model == "Health" else {}) | {"$ref": _ref(model)}
 
 
@@ -143,8 +143,8 @@ _OPERATIONS: dict[str, dict[str, Any]] = {
         *(401, 403, 503),
         parameters=[_SPAN],
     ),
-    "get_pipeline": _get("Get What Is On Its Way To The Table", {200: ("Pipeline", "OK")}, 401, 403),
-    "get_refusals": _get("Get Refusals Of Late", {200: ("Refusals", "OK")}, 401, 403),
+    "get_pipeline": _get("Get Events On Their Way To The Table", {200: ("Pipeline", "OK")}, 401, 403),
+    "get_refusals": _get("Get Recent Refusals", {200: ("Refusals", "OK")}, 401, 403),
     "get_loss": _get(
         "Get Loss Of A Session",
         {200: ("Loss", "OK"), 422: ("ValidationErrorBody", "No session_id")},

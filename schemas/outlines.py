@@ -1,7 +1,7 @@
-"""A large JSON document, read only as far as the contract looks: its own members, and its events as texts.
+"""A large JSON document, read only as far as the contract needs: its own members, and its events as texts.
 
-What is under other names, and what members hold, is skipped in C. Taking a million values apart in Python would hold up
-everybody else.
+Other members, and the contents of members, are skipped in C. Parsing a million values in Python would block all other
+requests.
 """
 
 import json
@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.events import BATCH_MAX_EVENTS, Event, EventBatch
 
-#: A document with more values is large. Smaller ones are read as FastAPI reads them.
+#: A document with more values is large. FastAPI's steps read smaller ones.
 VALUES_MAX = 20_000
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
 _NAMES = tuple(dict.fromkeys([*EventBatch.model_fields, *Event.model_fields]))
@@ -29,10 +29,10 @@ def is_large(body: bytes) -> bool:
 
 
 def members(text: bytes) -> dict[str, bytes]:
-    """The texts of an object's members that the contract names; of a key given twice the last counts.
+    """The texts of those members of an object that the contract names; if a key occurs twice, the last one counts.
 
-    Of what is no object there are none. Raises msgspec.DecodeError if it is not strict JSON, RecursionError if it is
-    nested too deep.
+    Empty if it is not an object. Raises msgspec.DecodeError if it is not strict JSON, RecursionError if it is nested
+    too deep.
     """
     if not text.lstrip().startswith(b"{"):
         _raw(text)
@@ -42,7 +42,7 @@ def members(text: bytes) -> dict[str, bytes]:
 
 
 def elements(text: bytes) -> list[bytes]:
-    """The texts of an array's elements; if there are more than a batch may have events, one more than that."""
+    """The texts of an array's elements, at most one more than a batch may have events."""
     found: list[bytes] = []
     rest = memoryview(text)
     place = _skip_space(text, 1)
@@ -54,15 +54,15 @@ def elements(text: bytes) -> list[bytes]:
 
 
 def outline(text: bytes) -> Any:
-    """The value of ``text``, without what it holds if it is an object or an array."""
+    """The value of ``text``; an object or array is empty."""
     return {} if text.startswith(b"{") else [] if text.startswith(b"[") else json.loads(text)
 
 
 def _length(text: memoryview) -> int:
-    """Up to where the first value goes, with the space behind it. Something else must follow."""
+    """The length of the first value and the space after it. Something else must follow."""
     try:
         raise ValueError(_raw(text))
-    except msgspec.DecodeError as error:  # msgspec has no other way to read one value and leave the rest
+    except msgspec.DecodeError as error:  # only so msgspec reads one value and leaves the rest
         if not (behind := _BEHIND.search(str(error))):
             raise
         return int(behind[1]) - 1

@@ -47,12 +47,12 @@ class BatchAck(BaseModel):
     message: str
     timestamp: datetime = Field(description="Server time of acceptance")
     errors: list[ValidationError] = Field(
-        [], description="Why events failed, if some did: with Prefer: handling=lenient, or near the spool's cap"
+        [], description="Why some events failed, with Prefer: handling=lenient or near the spool's cap"
     )
 
 
 class BufferStatus(BaseModel):
-    """What is acknowledged and where it is, at the moment of the answer."""
+    """Where acknowledged events are at the moment of the answer."""
 
     buffer_size: int = Field(ge=0, description="Events in the open batch")
     max_buffer_size: int = Field(ge=0, description="The size trigger: events in a full batch")
@@ -82,15 +82,15 @@ class NameCount(BaseModel):
 
 
 class Activity(BaseModel):
-    """The events of the last hour or day in the table, by event time as sent, and when that was found."""
+    """The events of the last hour or day in the table, by event time as sent, and when they were counted."""
 
-    as_of: datetime = Field(description="When this was found: a moment ago, and on a busy table up to a minute or so")
+    as_of: datetime = Field(description="When this was counted: a moment ago, or on a busy table up to about a minute")
     span: Literal["1h", "24h"]
     start: datetime = Field(description="Where the first bucket begins; the last one is that of `as_of`, not over yet")
     bucket_seconds: int = Field(ge=1)
     total_events: int = Field(ge=0)
     events_by_category: dict[str, list[int]] = Field(
-        description="Of each category that occurs the events of every bucket"
+        description="For each category that occurs, the events of every bucket"
     )
     top_names: list[NameCount] = Field(description="The ten most frequent names, the most frequent first")
 
@@ -103,16 +103,16 @@ class SpoolUse(BaseModel):
 
 
 class Latency(BaseModel):
-    """Seconds from the first event of a batch to ClickHouse's confirmation, of the batches of late."""
+    """Seconds from the first event of a batch to ClickHouse's confirmation, for recent batches."""
 
     p50_seconds: float | None = Field(description="null if there was no batch")
     p99_seconds: float | None
-    batches: int = Field(ge=0, description="How many batches this is made of: of the window, the last thousand")
-    window_seconds: float = Field(description="How far back they are looked at")
+    batches: int = Field(ge=0, description="How many batches this is computed from: at most the last thousand")
+    window_seconds: float = Field(description="How far back these batches go")
 
 
 class Pipeline(BaseModel):
-    """What is acknowledged and on its way to the table, of all workers that answer: health names the others."""
+    """Acknowledged events on their way to the table, of all workers that answer: /health names the others."""
 
     as_of: datetime
     events_pending: int = Field(ge=0, description="Events acknowledged and not yet confirmed by ClickHouse")
@@ -123,12 +123,12 @@ class Pipeline(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Refusals that are alike: how many, and when the last one was."""
+    """Similar refusals: how many, and when."""
 
     method: str
-    route: str = Field(description="The path as it is registered; `unknown` if it is none")
+    route: str = Field(description="The registered path; `unknown` if there is none")
     status: int = Field(description="200 where only some events of a request were refused")
-    reason: str = Field(description="In the words that the client was given, cut to 200 characters; no value it sent")
+    reason: str = Field(description="In the words of the answer, cut to 200 characters, without values of the client")
     token: str | None = Field(description="The name of the access token; null if it is not known")
     count: int = Field(ge=1)
     first_at: datetime
@@ -136,14 +136,14 @@ class Refusal(BaseModel):
 
 
 class Refusals(BaseModel):
-    """The refusals of late since the start of the service, the last one first; a hundred kinds at most."""
+    """Recent refusals since the start of the service, the latest first; at most a hundred kinds."""
 
     as_of: datetime
     refusals: list[Refusal]
 
 
 class MissingRange(BaseModel):
-    """Numbers that follow each other and are all missing."""
+    """Consecutive numbers that are all missing."""
 
     first: int = Field(ge=1)
     last: int = Field(ge=1)
@@ -153,9 +153,9 @@ class Loss(BaseModel):
     """What the table has of a session, by the numbers (`sequence`) that its client gave the events."""
 
     session_id: str
-    sent: int = Field(ge=0, description="The highest number in the table: so many the client sent, at least")
+    sent: int = Field(ge=0, description="The highest number in the table: the client sent at least so many")
     stored: int = Field(ge=0, description="How many of these numbers are in the table; one stored twice counts once")
-    missing: int = Field(ge=0, description="How many are not: sent less stored")
+    missing: int = Field(ge=0, description="How many are not: sent minus stored")
     missing_ranges: list[MissingRange] = Field(description="Which ones, in order; the first hundred ranges")
     missing_ranges_cut: bool = Field(description="Whether there are more ranges")
     events_pending: int | None = Field(
@@ -170,12 +170,12 @@ class PartHealth(BaseModel):
     """The state of one part of the service."""
 
     ok: bool = Field(description="Whether it works")
-    since: datetime = Field(description="Since when that is so")
+    since: datetime = Field(description="Since when")
     reason: str | None = Field(description="Why it does not work; null if it does")
 
 
 class QuarantineHealth(BaseModel):
-    """What the quarantine holds, as of a second ago at most."""
+    """What the quarantine holds, at most a second old."""
 
     events: int = Field(ge=0, description="Events that ClickHouse refuses for good")
     files: int = Field(ge=0, description="Damaged stretches of the spool, each kept in a file")
@@ -186,7 +186,7 @@ class WorkersHealth(BaseModel):
     """Which workers answered the one that was asked."""
 
     answering: int = Field(ge=1, description="How many did")
-    silent: list[int] = Field(description="The numbers of those that did not: being restarted, or hanging")
+    silent: list[int] = Field(description="The numbers of those that did not: they are being restarted, or hang")
 
 
 class Health(BaseModel):
@@ -203,8 +203,8 @@ class Health(BaseModel):
     workers: WorkersHealth | None = Field(None, description="Only where there are several")
     warnings: list[str] | None = Field(
         None,
-        description="What stops nothing now and should be mended in ClickHouse; only if there is something, and only"
-        " for a request with an access token to read",
+        description="What stops nothing now but should be fixed in ClickHouse; only if there is something, and only"
+        " for requests with an access token to read",
     )
 
 

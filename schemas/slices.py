@@ -1,18 +1,18 @@
-"""The parts of a JSON document as text, so that each can be judged by itself and kept as it was written.
+"""The parts of a JSON document as text, so that each can be validated alone and kept as it was written.
 
-For documents that ``json.loads`` has taken: nothing here looks for faults.
+Only for documents that ``json.loads`` has accepted: nothing here looks for faults.
 """
 
 import json
 import re
 
-#: Numbers are not worked out: a long one would take time by the square of its digits.
+#: Numbers are not computed: the time for a long one would grow with the square of its digits.
 _value_at = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def slices_of_object(text: str) -> dict[str, str]:
-    """The text of each member's value. Of a key given twice the last counts, as everywhere."""
+    """The text of each member's value. If a key occurs twice, the last one counts, as everywhere."""
     members = {}
     place = _skip(text, _skip(text, 0) + 1)
     while text[place] != "}":
@@ -33,7 +33,7 @@ def slices_of_array(text: str) -> list[str]:
 
 
 def _slice(text: str, start: int) -> tuple[str, int]:
-    """The text of the value at ``start``, and the place of what follows it and its comma."""
+    """The text of the value at ``start``, and the place after it and its comma."""
     _, end = _value_at(text, start)
     place = _skip(text, end)
     return text[start:end], _skip(text, place + 1) if text[place] == "," else place

@@ -32,7 +32,7 @@ def _iso_of_millisecond(millisecond: int) -> str:
 def microseconds_as_sent(sent: str | int | float) -> int:
     """Whole µs since 1970 of a time as sent. Raises ValidationError if pydantic refuses it.
 
-    Seconds in the usual form are remembered; the rest is read by pydantic.
+    Seconds in the usual form are remembered; pydantic reads everything else.
     """
     if type(sent) is str:
         usual = sent[:19] + ".000Z" if sent[19:] == "Z" else sent
@@ -46,8 +46,8 @@ def microseconds_as_sent(sent: str | int | float) -> int:
     return microseconds(validate_time(sent))
 
 
-#: µs since 1970 of the times ``YYYY-MM-DDTHH:MM:SS.`` seen of late, and of ``000Z`` to ``999Z``. Together they are
-#: what browsers write.
+#: µs since 1970 of recently seen times ``YYYY-MM-DDTHH:MM:SS.``, and of ``000Z`` to ``999Z``: together, the form that
+#: browsers write.
 SECONDS: dict[str, int] = {}
 SECONDS_MAX = 4096
 MILLISECONDS = {f"{number:03}Z": number * 1000 for number in range(1000)}

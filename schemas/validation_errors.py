@@ -1,8 +1,8 @@
 """What is wrong with a body, in the words that FastAPI with the same pydantic models would use.
 
-Runs only after the fast way in ``schemas.parse`` did not take a body, so it may be slow. Where
-FastAPI itself falls over or keeps what can't be stored (invalid UTF-8, lone surrogates, NaN), the
-answer is one ``json_invalid`` item in the same form.
+Runs only if the fast way in ``schemas.parse`` did not take a body, so it may be slow. Where FastAPI
+itself crashes or accepts what can't be stored (invalid UTF-8, lone surrogates, NaN), the answer is one
+``json_invalid`` item in the same form.
 """
 
 import json
@@ -20,11 +20,11 @@ from schemas import outlines
 
 #: One entry of the contract's ``detail``: type, loc, msg, input and perhaps ctx.
 ErrorItem = dict[str, Any]
-#: An echoed input longer than this, as JSON, is cut to it.
+#: An echoed input that is longer than this as JSON is cut to it.
 INPUT_MAX_BYTES = 1024
 
 _TOO_DEEP = "Nested too deep"
-#: More than an echo shows. ``int`` takes time by the square of the digits.
+#: More digits than an echo shows. The time of ``int`` grows with the square of the digits.
 _INT_MAX_DIGITS = INPUT_MAX_BYTES + 1
 _NOT_UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
 
@@ -40,7 +40,7 @@ class Invalid(Exception):
 
 
 def check(body: bytes, model: type[Model], *, strict_json: bool = True) -> Model:
-    """``body`` as a ``model``, read by FastAPI's steps and then by strict JSON's rules. Raises Invalid."""
+    """``body`` as a ``model``, read by FastAPI's steps and then checked by the rules of strict JSON. Raises Invalid."""
     if not body:
         raise Invalid([_missing()])
     value = _load(body)
@@ -60,9 +60,9 @@ def members_of_large(body: bytes) -> dict[str, bytes]:
 def check_large(
     text: bytes, members: Mapping[str, bytes], model: type[Model], events: list[bytes] | None = None
 ) -> Model:
-    """A large object as a ``model``, of which the values that nest are empty. Raises Invalid.
+    """A large object as a ``model`` in which objects and arrays are empty. Raises Invalid.
 
-    ``members`` are the texts of its members, ``events`` those of the events if that is one of them and an array.
+    ``members`` are the texts of its members; ``events`` those of the events, if it has an array of them.
     """
     value = (
         {name: outlines.outline(one) for name, one in members.items()} if members else outlines.outline(text.strip())
@@ -75,7 +75,7 @@ def check_large(
 
 
 def _validate(model: type[Model], value: Any, texts: Mapping[int, bytes]) -> Model:
-    """``texts`` are what is echoed of some values, by their ``id``."""
+    """``texts`` has the text to echo for some values, by their ``id``."""
     try:
         return model.model_validate(value, from_attributes=True)
     except ValidationError as error:
@@ -98,21 +98,21 @@ def _load(body: bytes) -> Any:
 
 
 def _parse_int(digits: str) -> int:
-    return int(digits[:_INT_MAX_DIGITS])  # out of every range all the same; properties are kept as text
+    return int(digits[:_INT_MAX_DIGITS])  # still out of every range; properties are kept as text
 
 
 _decode_json = json.JSONDecoder(parse_int=_parse_int).decode
 
 
 class TooDeep(Invalid):
-    """Nothing is wrong with the body but that properties are nested beyond ``limit`` levels."""
+    """The only fault of the body: properties are nested more than ``limit`` levels deep."""
 
     def __init__(self, limit: int) -> None:
         super().__init__([_json_invalid("properties", f"Nested more than {limit} levels deep")])
 
 
 def _check_strict_json(body: bytes, value: Any) -> None:
-    """Refuse what json.loads lets pass and the column could not keep as JSON: NaN, lone surrogates, bad UTF-8."""
+    """Refuse what json.loads accepts but the column can't keep as JSON: NaN, lone surrogates, bad UTF-8."""
     with _faults_of_strict_json(body, value):
         body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
@@ -120,7 +120,7 @@ def _check_strict_json(body: bytes, value: Any) -> None:
 
 @contextmanager
 def _faults_of_strict_json(body: bytes, value: Any) -> Iterator[None]:
-    """Raise what msgspec raises as Invalid. If the ``value`` of the body is known, a lone surrogate has a place."""
+    """Turn msgspec's errors into Invalid. If the ``value`` of the body is known, a lone surrogate gets its place."""
     try:
         yield
     except UnicodeDecodeError as error:
@@ -138,7 +138,7 @@ def _faults_of_strict_json(body: bytes, value: Any) -> Iterator[None]:
 def _lone_surrogate(value: Any) -> ErrorItem | None:
     """An item for the first string that is not Unicode, in pydantic's words: it has them only for bounded strings."""
     loc: list[int | str] = ["body"]
-    inside: list[Iterator[tuple[int | str, Any]]] = []  # of each level that loc has, what is still to be looked at
+    inside: list[Iterator[tuple[int | str, Any]]] = []  # for each level of loc, the members still to be looked at
     while True:
         if isinstance(value, str) and _SURROGATES.search(value):
             return {"type": "string_unicode", "loc": loc, "msg": _NOT_UNICODE, "input": _printable(value)}
@@ -189,7 +189,7 @@ def _bad_utf8(error: UnicodeDecodeError) -> ErrorItem:
 
 
 def _printable(value: Any) -> Any:
-    """``value`` as strict JSON can carry it, cut if it is long."""
+    """``value`` in a form that fits strict JSON, cut if it is long."""
     try:
         length = len(encoded := orjson.dumps(value))
     except (TypeError, RecursionError):  # lone surrogates, integers beyond 64 bits, deep nesting
@@ -214,7 +214,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def _clean(value: Any) -> Any:
-    """A small value without what JSON has no word for: lone surrogates become U+FFFD, NaN and infinities null."""
+    """A small value in strict JSON: lone surrogates become U+FFFD, NaN and infinities null."""
     if isinstance(value, str):
         return _SURROGATES.sub("\ufffd", value)
     if isinstance(value, float):

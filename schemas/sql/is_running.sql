@@ -1,2 +1,2 @@
--- Whether ClickHouse is at an INSERT with this token now.
+-- Whether ClickHouse is running an INSERT with this token now.
 SELECT count() > 0 FROM system.processes WHERE Settings['insert_deduplication_token'] = {token:String}

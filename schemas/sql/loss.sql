@@ -1,5 +1,5 @@
 -- Of one session: the highest number, how many numbers there are, how many gaps, and the first hundred of those.
--- A number that is there twice counts once.
+-- A number that occurs twice counts once.
 SELECT
     max(number) AS sent,
     count() AS stored,

@@ -1,4 +1,4 @@
--- What client_ids_view does, for the rows of one segment: when the view has failed. An id that is there twice does no harm.
+-- Does the work of client_ids_view for the rows of one segment, after the view has failed. An id may be there twice.
 INSERT INTO client_ids (id, received_at)
 SELECT toUInt128(event_id), now64(3, 'UTC')
 FROM events

@@ -1,4 +1,4 @@
--- How the tables were made: engine and settings as one text; whether the view of ids hangs on it; whether it fills the table of ids.
+-- How the tables were made: engine and settings as one text; whether the view of ids reads it; whether it fills the table of ids.
 SELECT
     name,
     engine_full,

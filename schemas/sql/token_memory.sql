@@ -1,4 +1,4 @@
--- What tells whether ClickHouse surely knows a deduplication token still: how long it has been up, in seconds; how many
+-- Shows whether ClickHouse certainly remembers a deduplication token: how long it has been up, in seconds; how many
 -- blocks the table has had, at least; and how the table was made, with the number of blocks that it remembers.
 SELECT
     uptime() AS up,

@@ -1,4 +1,4 @@
--- The most frequent event names of a span, by event time; of equally many the first by name.
+-- The most frequent event names of a span, by event time; ties are sorted by name.
 SELECT event_name, count() AS events
 FROM events
 WHERE timestamp >= fromUnixTimestamp64Micro({start_us:Int64}, 'UTC')

@@ -1,4 +1,4 @@
-"""The activity of late on each kind of ClickHouse: what the table has, by event time, and cheap."""
+"""The recent activity on each kind of ClickHouse: what the table has, by event time, at a low cost."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The refusals of late: every refusal is there, in the client's words, and nothing that a client sent."""
+"""Recent refusals: every refusal is there, in the words of its answer, with nothing that a client sent."""
 
 import json
 import re

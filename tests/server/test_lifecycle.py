@@ -19,7 +19,7 @@ from service.telemetry.peers import Peers
 from service.worker import SharedCounters, Worker
 from tests.support import wait_until
 from tests.support.checks import check, sessions, wait_for_health
-from tests.support.deaths import doomed, tell
+from tests.support.deaths import doomed, trigger
 from tests.support.load import Load
 from tests.support.service import EVENTS, HEALTH, WRITE, Service, patched
 from tests.support.wire import connect
@@ -66,7 +66,7 @@ def test_what_dies_ends_the_process_and_leaves_nobody_waiting_and_nothing_behind
     assert process
     with Load(service, clients=3, pause=0.01) as load:
         load.wait_for_more(50)
-        tell(service)
+        trigger(service)
         if of.endswith("ids"):
             service.post({"event_name": "e", "session_id": "with-id", "event_id": str(uuid4())})
             load.unknown.add("with-id")
@@ -92,7 +92,7 @@ def test_health_fails_from_the_moment_in_which_a_part_dies(make_service: Make, s
     for connection in asked:
         connection.request("GET", HEALTH)
         assert json.load(connection.getresponse())["status"] == "ok"
-    tell(service)
+    trigger(service)
     service.post({"event_name": "e"})
     wait_until(lambda: "the process ends" in service.log())
     for connection, path in zip(asked, (HEALTH, "/readyz", "/livez", "/metrics"), strict=True):
@@ -115,7 +115,7 @@ def test_requests_that_come_after_the_writer_has_died_get_503_until_the_process_
     service = make_service(server_dsn).start(prefix=prefix)
     late = http.client.HTTPConnection("127.0.0.1", service.port, timeout=SOON)
     late.connect()
-    tell(service)
+    trigger(service)
     assert service.post({"event_name": "e", "session_id": "kept"}).status == 200
     wait_until(lambda: "the process ends" in service.log())
     late.request("POST", EVENTS, json.dumps({"event_name": "e"}), {"Authorization": f"Bearer {WRITE}"})
@@ -134,7 +134,7 @@ def test_a_thread_that_hangs_does_not_keep_a_process_whose_part_has_died(make_se
     service = make_service(server_dsn).start(prefix=doomed("service.pipeline.flusher:Flusher.tend", more=hang))
     assert service.post({"event_name": "e", "session_id": "kept"}).status == 200
     wait_until(lambda: sessions(server_dsn) == ["kept"])
-    tell(service)
+    trigger(service)
     assert service.process
     assert service.process.wait(SOON) == FAILED, service.log()
     service.start()
@@ -146,7 +146,7 @@ def test_a_part_that_dies_while_the_process_stops_shows_in_its_exit_code(make_se
     service = make_service(server_dsn, ANALYTICS_FLUSH_INTERVAL=600, ANALYTICS_LOG_FORMAT="json")
     service.start(prefix=doomed("service.spool.spool:Spool.seal", "disk"))
     assert service.post({"event_name": "e", "session_id": "kept"}).status == 200
-    tell(service)
+    trigger(service)
     assert service.stop() == FAILED
     assert last_words(service).startswith("the task 'writer' has failed, and the process ends: OSError(5")
     service.start()
@@ -161,7 +161,7 @@ def test_a_worker_in_which_a_part_dies_is_started_anew_and_the_others_go_on(
     before = set(pids(service))
     with Load(service) as load:
         load.wait_for_more(50)
-        tell(service)
+        trigger(service)
         wait_until(lambda: f"ended with code {FAILED}; it will be restarted at once" in service.log(), say=service.log)
         load.wait_for_more(50)
     wait_for_all(service)
@@ -176,7 +176,7 @@ def test_the_parent_of_workers_ends_with_its_log(make_service: Make, server_dsn:
     service.start(prefix=doomed("service.telemetry.logs:Sink._write_all"))
     wait_for_all(service)
     service.post({"event_name": "e", "session_id": "kept"})
-    tell(service)
+    trigger(service)
     os.kill(pids(service)[0], signal.SIGKILL)  # of which the parent has a line of the log
     assert service.process
     assert service.process.wait(SOON) == FAILED, service.log()

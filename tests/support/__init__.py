@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 def wait_until(
     condition: Callable[[], Result | None], seconds: float = 15, say: Callable[[], str] | None = None
 ) -> Result:
-    """The first true result of ``condition``; AssertionError if there is none in time."""
+    """Wait for the first true result of ``condition``; AssertionError if there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         if result := condition():
@@ -23,6 +23,6 @@ def wait_until(
 
 
 def seed_of(test: str) -> int:
-    """The seed of a random test: that of ANALYTICS_TEST_<test>_SEED; without it the same in CI, elsewhere another."""
+    """The seed of a random test: ANALYTICS_TEST_<test>_SEED; without it a fixed one in CI, elsewhere a new one."""
     drawn = 1 if os.environ.get("CI") else random.randrange(10**6)
     return int(os.environ.get(f"ANALYTICS_TEST_{test}_SEED", drawn))

@@ -40,12 +40,12 @@ USERS = """<clickhouse><profiles><default/></profiles><users>
 <writer><password>right</password><networks><ip>::/0</ip></networks><profile>default</profile></writer>
 </users></clickhouse>"""
 
-#: From here on the kernel takes ports for connections and for those who ask for any.
+#: The kernel uses ports from this one on for connections, and for programs that ask for any port.
 _KERNELS_PORTS = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def free_port() -> int:
-    """A port that is free, and none that the kernel gives to others: it stays ours while a server is down."""
+    """A free port that the kernel gives to nobody else: it stays ours while a server is down."""
     while True:
         port = random.randrange(10_000, _KERNELS_PORTS)
         with socket.socket() as probe, suppress(OSError):
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 def find_library() -> Path:
-    """The server's library that ``make test`` fetched; a failure that says so if it did not."""
+    """The server's library that ``make test`` fetched; fails with a message if it is missing."""
     found = sorted(Path(__file__).parents[2].glob(".tools/clickhouse-*/libchdb.so"))
     if not found:
         raise RuntimeError("no ClickHouse server for the tests: run `make test`, which fetches one")
@@ -135,7 +135,7 @@ class ClickHouseServer:
         self._wait()
 
     def pause(self) -> None:
-        """Stop the process in its tracks: connections stay open and nothing answers. ``resume`` before ``stop``."""
+        """Pause the process: connections stay open and nothing answers. ``resume`` before ``stop``."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:

@@ -1,4 +1,4 @@
-"""Deaths of tasks and threads, made in the service itself: a function that fails once, when a test says so."""
+"""Deaths of tasks and threads, caused inside the service: a function fails once, when a test says so."""
 
 import asyncio
 import errno
@@ -11,12 +11,12 @@ from typing import Any
 from tests.support.service import Service, patched
 
 ROOT = Path(__file__).parents[2]
-#: What a process finds in its folder when it is to die; it takes it away.
+#: The file that tells a process to die; the process deletes it.
 WORD = "die"
 
 
 def doomed(function: str, how: str = "fails", of: str = "", more: str = "pass") -> tuple[str, ...]:
-    """A prefix for ``Service.start``: when told, this function (``module:Class.name``) does not do what it did.
+    """A prefix for ``Service.start``: once told, this function (``module:Class.name``) does not work any more.
 
     It ``fails``, or the ``disk`` does. It may be a coroutine function that runs for ever: then it ``returns``, or is
     ``cancelled``. ``of`` is the name of the object that is meant. ``more`` are other statements.
@@ -25,13 +25,13 @@ def doomed(function: str, how: str = "fails", of: str = "", more: str = "pass") 
     return patched(f"sys.path.append({str(ROOT)!r}); {install}; {more}")
 
 
-def tell(service: Service) -> None:
-    """The function's next call is the one."""
+def trigger(service: Service) -> None:
+    """Make the function's next call fail."""
     (service.folder / WORD).touch()
 
 
 def install(function: str, how: str, of: str) -> None:
-    """In the process that is to die."""
+    """Patch the function, in the process that is to die."""
     owner, name = function.rsplit(".", 1)
     setattr(pkgutil.resolve_name(owner), name, _wrapped(pkgutil.resolve_name(function), how, of))
 

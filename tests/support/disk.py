@@ -40,13 +40,13 @@ class Disk:
         return self
 
     def unmount(self) -> None:
-        """Unmount it; when something still holds it, as soon as that is gone."""
+        """Unmount it; if something still uses it, as soon as that is gone."""
         while os.path.ismount(self.folder):
             if subprocess.run([find("umount"), self.folder], capture_output=True).returncode:
                 _run("umount", "--lazy", str(self.folder))
 
     def cut_power(self) -> None:
-        """Lose whatever is not on the device yet, at once. What still writes gets errors."""
+        """Lose at once whatever is not on the device yet. Later writes get errors."""
         fd = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _SHUTDOWN, _NO_FLUSH)
@@ -54,7 +54,7 @@ class Disk:
             os.close(fd)
 
     def turn_read_only(self) -> None:
-        """What the kernel does to an ext4 when it finds an error: no more writes, not even to open files."""
+        """Do what the kernel does to an ext4 after an error: no more writes, not even to open files."""
         device = _run("findmnt", "--noheadings", "--output", "SOURCE", str(self.folder)).strip()
         Path("/sys/fs/ext4", Path(device).name, "trigger_fs_error").write_text("1")
 

@@ -1,8 +1,8 @@
 """Faults of single disk calls, made in the process itself: the n-th call on a file below a folder, of any thread.
 
-strace makes them in the kernel (see ``strace``), but counts each thread apart, takes a second for each process, and
-can't do a call and yet say that it failed. ``tests/faults/test_sweep.py`` compares the two: no call slips past this
-one.
+strace makes them in the kernel (see ``strace``), but it counts each thread separately, takes a second for each process,
+and can't make a call succeed but report a failure. ``tests/faults/test_sweep.py`` compares the two: this one misses
+no call.
 """
 
 import errno
@@ -36,7 +36,7 @@ CALLS = {
     "scandir": "getdents64",
 }
 WRITES = ("write", "writev", "pwrite64")
-#: What changes nothing on the disk can only fail.
+#: Calls that change nothing on the disk can only fail.
 READS = ("close", "stat", "getdents64")
 #: What a fault does to its call.
 EFFECTS = {
@@ -65,7 +65,7 @@ class Call(NamedTuple):
 
 
 def install(folder: Path, fault: Fault, log: Path) -> None:
-    """From now on this process counts its calls below ``folder``, writes each into ``log``, and meets the fault."""
+    """Count the calls of this process below ``folder``, write each into ``log``, and cause the fault."""
     root, lock, count = f"{folder}/", threading.Lock(), 0
     written, readlink = os.write, os.readlink
     log_fd = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
@@ -97,7 +97,7 @@ def install(folder: Path, fault: Fault, log: Path) -> None:
 
 
 class _Wrapped:
-    """Something of which some methods are calls that may meet a fault; else it is as it was."""
+    """Wraps an object some of whose methods are calls that may meet a fault."""
 
     def __init__(self, inner: Any, wrap: Callable[..., Any]) -> None:
         self.inner, self.wrap = inner, wrap

@@ -1,8 +1,8 @@
 """A ClickHouse of a hundred lines, for faults that the real one can't be made to have, at moments of a test's choosing.
 
-It keeps what the service builds on, no more: an INSERT is one block, of each month all or nothing; a token is known for
-the last so many INSERTs of anybody, and forgotten in a power cut; a view fills the known ids, unless a view fails, when
-the rows are in the table and the ids are not.
+It has only what the service relies on: an INSERT is one block, stored by month as a whole or not at all; it remembers
+the tokens of the last so many INSERTs of anybody, but not through a power cut; a view fills the known ids. If a view
+fails, the rows are in the table and the ids are not.
 """
 
 import time
@@ -17,7 +17,7 @@ Script = Callable[[list[str], str], None]
 
 
 class FakeClickHouse:
-    """Takes INSERTs as ClickHouse does. ``script`` may raise before one is done, by the events' names and the token."""
+    """Takes INSERTs as ClickHouse does. Before each, ``script`` may raise, given the events' names and the token."""
 
     def __init__(self, window: int = 10_000) -> None:
         self.script: Script = lambda names, token: None

@@ -8,10 +8,10 @@ from tests.support import wait_until
 from tests.support.clickhouse import query
 from tests.support.service import Service, patched
 
-#: From here on ClickHouse forgets a token after so few INSERTs of anybody.
+#: ClickHouse then forgets a token after so few INSERTs of anybody.
 SHORT_MEMORY = "ALTER TABLE events MODIFY SETTING non_replicated_deduplication_window = 5"
 
-#: Waits are shorter, and an INSERT that nobody heard of has ended sooner.
+#: Waits are shorter, and an INSERT without an answer ends sooner.
 IMPATIENT = patched(
     "import service.pipeline.inserter as i, service.pipeline.lane as l; service.store.store.INSERT_TIMEOUT = 1.0;"
     " i.RUNS_AT_MOST = l.RUNS_AT_MOST = 1.5; l.BACKOFF_MAX = 0.3; l.BACKOFF_MAX_UNHEARD = 6.0"
@@ -41,7 +41,7 @@ def wait_until_stored(service: Service, dsn: str, names: set[str], seconds: floa
 
 
 def wrong_clock(days: int) -> dict[str, str]:
-    """An environment in which the service's clock is wrong by so many days."""
+    """An environment in which the service's clock is off by so many days."""
     return {"LD_PRELOAD": find("libfaketime.so.1"), "FAKETIME": f"{days:+}d", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 

@@ -1,8 +1,8 @@
-"""Bodies that fit the limits and are made to cost much: every kind of value, in every way to go wrong."""
+"""Hostile bodies within the limits, made to cost much: every kind of value, with every kind of fault."""
 
 from collections.abc import Iterator
 
-#: Of each kind a value's text: its beginning, what is repeated until the size is reached, and its end.
+#: For each kind, a value's text: its beginning, the part to repeat up to the size, and its end.
 VALUES: dict[str, tuple[bytes, bytes, bytes]] = {
     "plain": (b'{"a":"', b"plain text ", b'"}'),
     "wide arrays": (b'{"a":[', b"[],", b"0]}"),
@@ -35,7 +35,7 @@ VALUES: dict[str, tuple[bytes, bytes, bytes]] = {
     "no number": (b'{"a":[', b"NaN,", b"0]}"),
     "no utf-8": (b'{"a":"', b"\xff", b'"}'),
 }
-#: Of each fault, and of none, what surrounds the value in an event.
+#: For each fault, and for none, what surrounds the value in an event.
 EVENTS: dict[str, tuple[bytes, bytes]] = {
     "valid": (b'{"event_name":"a","properties":', b"}"),
     "valid after a second look": (b'{"event_name":5,"event_name":"a","properties":', b"}"),
@@ -49,7 +49,7 @@ EVENTS: dict[str, tuple[bytes, bytes]] = {
     "cut off": (b'{"event_name":"a","properties":', b""),
     "no number": (b'{"event_name":"a","properties":', b',"x":NaN}'),
 }
-#: Of each way to make a batch what surrounds an event.
+#: For each way to make a batch, what surrounds an event.
 BATCHES: dict[str, tuple[bytes, bytes]] = {
     "alone": (b'{"events":[', b"]}"),
     "after others": (b'{"events":[' + b'{"event_name":"a"},' * 99, b"]}"),

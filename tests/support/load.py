@@ -1,4 +1,4 @@
-"""Load with a memory: what was acknowledged, what was refused, and what nobody knows; and the check of it all."""
+"""Load that remembers which events were acknowledged, refused, or of unknown outcome; and checks them all."""
 
 import http.client
 import itertools
@@ -22,7 +22,7 @@ class Load:
     def __init__(
         self, service: Service, clients: int = 4, batch: int = 5, name: str = "event", pause: float = 0, text: int = 0
     ) -> None:
-        #: Of each answer: its status, its Retry-After, and the seconds that it took.
+        #: For each answer: its status, its Retry-After, and the seconds that it took.
         self.answers: list[tuple[int, str | None, float]] = []
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()

@@ -1,4 +1,4 @@
-"""A TCP proxy of ours in front of the real ClickHouse: it refuses, cuts, holds back, or answers in its place.
+"""Our TCP proxy in front of the real ClickHouse: it refuses, cuts, delays, or answers in its place.
 
 Each INSERT that comes by meets the next of the ``fates``, and passes when none is left:
 
@@ -65,7 +65,7 @@ class Proxy:
         return self
 
     def refuse(self) -> None:
-        """From now on connections are refused, and those that there are, cut."""
+        """Refuse new connections, and cut the existing ones."""
         listener, self._listener = self._listener, None
         if listener:
             listener.shutdown(socket.SHUT_RDWR)
@@ -80,7 +80,7 @@ class Proxy:
         return self._listener is None
 
     def cut(self) -> None:
-        """Cut all connections that there are."""
+        """Cut all connections."""
         with self._lock:
             pairs = list(self._pairs)
         for pair in pairs:

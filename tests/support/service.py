@@ -22,7 +22,7 @@ EVENTS, BATCH, STATS, LOSS, HEALTH, ACTIVITY, PIPELINE, REFUSALS = (
 
 
 def patched(statements: str) -> tuple[str, ...]:
-    """A prefix for ``Service.start``: the service with constants shrunk, so that a test need not wait for minutes."""
+    """A prefix for ``Service.start``: the service with smaller constants, so that a test need not wait for minutes."""
     parts = "service.cli.main, service.pipeline.flusher, service.spool.spool, service.store.store"
     return (
         sys.executable,

@@ -20,7 +20,7 @@ def pids(service: Service) -> list[int]:
 
 
 def children_of(parent: int) -> list[int]:
-    """The processes that a process is the parent of, the oldest first."""
+    """The child processes of a process, the oldest first."""
     return [int(one) for one in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
@@ -60,7 +60,7 @@ def posting_to(service: Service, number: int) -> Iterator[Callable[[list[Any]], 
 
 
 def _connected_to(service: Service, pid: int) -> http.client.HTTPConnection | None:
-    """A connection, if it is this process that has taken it."""
+    """A connection, if this process has taken it."""
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
     connection.request("GET", "/livez")
     connection.getresponse().read()
@@ -76,7 +76,7 @@ def _connected_to(service: Service, pid: int) -> http.client.HTTPConnection | No
 
 
 def spools(service: Service) -> list[Path]:
-    """The spools of all workers that there ever were, that of worker 0 first."""
+    """The spools of all workers that ever existed, that of worker 0 first."""
     return [service.data / "spool", *sorted((service.data / "workers").glob("*/spool"))]
 
 
