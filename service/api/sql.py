@@ -20,7 +20,8 @@ from service.edge.auth import password_of
 from service.edge.body import read_body
 from service.edge.context import CONTEXT
 from service.errors import RequestError, SqlError
-from service.store.read_only import DEFAULT_FORMAT, ReadOnly, Result, SqlQuery
+from service.store.read_only import DEFAULT_FORMAT, ReadOnly
+from service.store.sql_query import Result, SqlQuery
 
 READ_ONLY: web.AppKey[ReadOnly] = web.AppKey("read_only", ReadOnly)
 #: Bytes of an answer until which its head waits, so that it can tell of an error, and with what the query did.

@@ -176,7 +176,8 @@ def _of_service(connection: http.client.HTTPConnection, wanted: _Wanted) -> Iter
 
 
 async def _ask_directly(settings: Settings, target: Target, wanted: _Wanted, output: Path | None) -> int:
-    from service.store.read_only import ReadOnly, SqlQuery
+    from service.store.read_only import ReadOnly
+    from service.store.sql_query import SqlQuery
 
     data = _take(settings, target) if target.embedded else None
     read_only = ReadOnly(target, settings, 1)

@@ -9,12 +9,12 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol
 
 from service.config import Settings
 from service.errors import SqlError
 from service.store.dsn import Target
-from service.store.sql_guard import LIMITS, Guarded, allowed, cannot_modify, guard, is_allowed
+from service.store.sql_guard import LIMITS, allowed, cannot_modify, guard, is_allowed
+from service.store.sql_query import Reader, Result, SqlQuery
 
 DEFAULT_FORMAT = "TabSeparated"
 #: Of those that wait for their turn, so many at most.
@@ -23,41 +23,6 @@ WAITING_MAX = 100
 NICE = "15"
 #: Temporary files of a query, for what it groups or sorts, are on the disk of the table: so many times its memory.
 DISK_PER_MEMORY = 4
-
-
-class SqlQuery(NamedTuple):
-    """A query as a client sends it. ``compression`` is one of ``sql_embedded.COMPRESSIONS`` or empty."""
-
-    text: str
-    parameters: Mapping[str, str] = {}
-    settings: Mapping[str, str] = {}
-    format: str = ""
-    id: str = ""
-    compression: str = ""
-
-
-class Result(Protocol):
-    """The answer to a query.
-
-    ``chunks`` are its bytes. They may raise SqlError; or ConnectionResetError, if the last bytes tell of the error.
-    ``summary`` is whole at their end.
-    """
-
-    format: str
-    summary: dict[str, str]
-
-    def chunks(self) -> AsyncIterator[bytes]: ...
-
-    async def close(self) -> None:
-        """Cancel what still runs."""
-
-
-class Reader(Protocol):
-    """How queries reach one kind of ClickHouse. All raise SqlError."""
-
-    async def ask(self, sql: str, parameters: Mapping[str, str]) -> str: ...
-    async def run(self, query: SqlQuery, guarded: Guarded, settings: Mapping[str, str]) -> Result: ...
-    async def close(self) -> None: ...
 
 
 class ReadOnly:

@@ -11,14 +11,12 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from service.errors import SqlError
 from service.store.sql_guard import Guarded
-
-if TYPE_CHECKING:
-    from service.store.read_only import SqlQuery
+from service.store.sql_query import SqlQuery
 
 #: As INTO OUTFILE and Content-Encoding call them.
 COMPRESSIONS = frozenset({"gzip", "zstd", "lz4", "deflate"})
@@ -65,7 +63,7 @@ class EmbeddedReader:
             raise
         return connection
 
-    async def run(self, query: "SqlQuery", guarded: Guarded, settings: Mapping[str, str]) -> "EmbeddedResult":
+    async def run(self, query: SqlQuery, guarded: Guarded, settings: Mapping[str, str]) -> "EmbeddedResult":
         """Begin the query."""
         self._require_open()
         format_ = guarded.format or query.format

@@ -9,7 +9,7 @@ import ssl
 import sys
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -17,14 +17,13 @@ import aiohttp
 from service.errors import SqlError
 from service.store.sql_embedded import CHUNK_BYTES, in_clickhouses_words
 from service.store.sql_guard import Guarded
+from service.store.sql_query import SqlQuery
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
-if TYPE_CHECKING:
-    from service.store.read_only import SqlQuery
 
 CONNECT_TIMEOUT = 3.0
 #: Head of ClickHouse's answer that we read, and say ourselves.
@@ -46,7 +45,7 @@ class ServerReader:
         async with response:
             return (await response.read()).decode(errors="replace")
 
-    async def run(self, query: "SqlQuery", guarded: Guarded, settings: Mapping[str, str]) -> "ServerResult":
+    async def run(self, query: SqlQuery, guarded: Guarded, settings: Mapping[str, str]) -> "ServerResult":
         """Begin the query, and wait for the head of its answer."""
         own = {
             "default_format": guarded.format or query.format,
