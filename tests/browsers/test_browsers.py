@@ -217,7 +217,7 @@ def test_the_command_makes_tokens_with_origins_and_lists_them(tmp_path: Path) ->
     assert run(tmp_path, "token", "list").stdout == f"web\twrite\t{LOCAL}\t{SHOP}\n"
     path = tmp_path / "data" / "tokens.json"
     path.write_text(path.read_text().replace(SHOP, f"{SHOP}/"))
-    assert "is damaged: access_tokens.0.origins.1: " in refused(run(tmp_path, "token", "list"))
+    assert "is damaged: tokens.0.origins.1: " in refused(run(tmp_path, "token", "list"))
 
 
 # -- beacons ----------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ def test_it_follows_the_service_from_the_first_event_through_outages(  # noqa: P
     with open_page(browser, service, complaints) as page:
         fault = page.locator("#token-fault")
         for token, words in {
-            "one of öther signs": "only letters, digits and signs of ASCII",
+            "one of öther signs": "only ASCII letters, digits and signs",
             "wrong": "The token is not known",
             WRITE: "The token lacks the scope read",
         }.items():
