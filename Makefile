@@ -164,8 +164,9 @@ $(CLICKHOUSE):
 
 $(NODE_CLIENT):
 	@echo "Fetching @clickhouse/client for the tests into .tools"
-	mkdir -p $(@D)/..
-	npm install --silent --prefix $(@D)/.. --ignore-scripts --no-audit --no-fund @clickhouse/client@1.23.1
+	mkdir -p $(@D)
+	cd $(@D)/.. && echo '{}' >package.json  # so that npm installs here, as its user has set it up
+	cd $(@D)/.. && npm install --silent --ignore-scripts --no-audit --no-fund @clickhouse/client@1.23.1
 	@touch $@
 
 $(UPLOT):

@@ -25,7 +25,7 @@ SEQUENCE_MAX = 2**32 - 1
 #: Levels of objects and arrays in ``properties``. Well below what any reader of the column
 #: gives up at (orjson writes 254 levels, pydantic reads 200).
 PROPERTIES_MAX_DEPTH = 100
-#: What ClickHouse's DateTime64 holds exactly; outside of it values are bent without a word.
+#: The range that ClickHouse's DateTime64 stores exactly; it silently changes values outside.
 #: Source: https://clickhouse.com/docs/sql-reference/data-types/datetime64
 TIMESTAMP_MIN = datetime(1900, 1, 1, tzinfo=UTC)
 TIMESTAMP_MAX = datetime(2299, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -44,7 +44,7 @@ def utc(value: datetime) -> datetime:
 def _storable(value: datetime) -> datetime:
     try:
         value = utc(value)
-    except OverflowError:  # year 1 or 9999, moved over the calendar's edge by its offset
+    except OverflowError:  # the offset moves year 1 or 9999 beyond the calendar
         inside = False
     else:
         inside = TIMESTAMP_MIN <= value <= TIMESTAMP_MAX
@@ -59,7 +59,7 @@ def _storable(value: datetime) -> datetime:
 
 EventTime = Annotated[datetime, AfterValidator(_storable)]
 
-#: The nil and the max UUID of RFC 9562, which stand for "no id", and so would be that of many different events.
+#: The nil and the max UUID of RFC 9562 stand for "no id": many different events would share them.
 NIL_ID, MAX_ID = 0, 2**128 - 1
 
 
@@ -101,7 +101,7 @@ class Event(BaseModel):
 
 
 class EventEnvelope(BaseModel):
-    """A batch of which only what surrounds the events is judged."""
+    """A batch without its events: only what surrounds them is validated."""
 
     events: list[Any] = Field(min_length=BATCH_MIN_EVENTS, max_length=BATCH_MAX_EVENTS)
     client_id: Annotated[str, Field(max_length=sys.maxsize)] | None = None  # bounded: then pydantic wants Unicode

@@ -4,9 +4,9 @@ Two ways through, one truth. The fast way (msgspec) takes what is plainly valid,
 microsecond an event. What it does not take goes the slow way (``schemas.validation_errors``): the standard
 library's JSON and the pydantic models, which is what FastAPI does, and so words the very errors
 that existing clients parse. The slow way may also find the input valid (a key given twice, say).
-A property test holds that what the fast way takes, FastAPI takes, with the same values.
+A property test checks that FastAPI takes whatever the fast way takes, with the same values.
 
-``properties`` is never taken apart: its text is kept as the client wrote it, so no number passes
+``properties`` is never parsed: its text is kept as the client wrote it, so no number passes
 through a float (0.1, 2^63 and 1e400 come back as sent).
 """
 
@@ -88,12 +88,12 @@ class _RawProperties(msgspec.Struct):
 _decode_event = msgspec.json.Decoder(ParsedEvent).decode
 _decode_batch = msgspec.json.Decoder(ParsedBatch).decode
 _decode_raw_properties = msgspec.json.Decoder(_RawProperties).decode
-#: All that the fast way can raise: not our JSON, not UTF-8, nested too deep, or a time that pydantic refuses.
+#: Everything that the fast way can raise: not our JSON, not UTF-8, nested too deep, or a time that pydantic refuses.
 _NOT_TAKEN = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValidationError, Invalid)
 
 
 def parse_event(body: bytes) -> ParsedEvent:
-    """The event that ``body`` holds. Raises Invalid."""
+    """The event in ``body``. Raises Invalid."""
     try:
         event = _decode_event(_utf8(body))
         too_deep = _settle((event,))
@@ -106,7 +106,7 @@ def parse_event(body: bytes) -> ParsedEvent:
 
 
 def parse_batch(body: bytes) -> ParsedBatch:
-    """The batch that ``body`` holds, all of its events valid. Raises Invalid."""
+    """The batch in ``body``, if all of its events are valid. Raises Invalid."""
     try:
         batch, errors = _parse_batch_fast(body)
     except _NOT_TAKEN:
@@ -173,7 +173,7 @@ def _parse_batch_fast(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
 
 
 def _parse_large_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
-    """What surrounds the events is judged first, then each of them alone. Raises Invalid."""
+    """Validate first what surrounds the events, then each event alone. Raises Invalid."""
     members = validation_errors.members_of_large(body)
     text = members.get("events", b"")
     events = outlines.elements(text) if text.startswith(b"[") else None
@@ -182,7 +182,7 @@ def _parse_large_batch(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
 
 
 def _parse_each(body: bytes) -> tuple[ParsedBatch, list[ErrorItem]]:
-    """Judge each event of a batch alone. What surrounds them has been found good."""
+    """Validate each event of a batch alone, after what surrounds them."""
     members = slices_of_object(body.decode("utf-8", "surrogatepass"))
     events = [one.encode("utf-8", "surrogatepass") for one in slices_of_array(members["events"])]
     client_id, sent_at = (json.loads(members.get(name, "null")) for name in ("client_id", "sent_at"))
@@ -216,7 +216,7 @@ def _utf8(body: bytes) -> bytes:
 
 
 def _settle(events: Iterable[ParsedEvent]) -> list[ParsedEvent]:
-    """Put the text of the properties and the µs of the time in their places. A hundred times a request.
+    """Fill in the text of the properties and the µs of the time. Runs a hundred times a request.
 
     Returns those whose properties are nested too deep.
     """

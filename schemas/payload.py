@@ -17,9 +17,9 @@ _UUID = "UUID"
 
 
 class Header(NamedTuple):
-    """Which columns the rows of a segment have. One written before an upgrade still says what it holds.
+    """The columns of a segment's rows. So a segment from before an upgrade can still be read.
 
-    ``tries``: how often ClickHouse has refused its rows; only those from the quarantine have been.
+    ``tries``: how often ClickHouse has refused its rows; 0 unless they come from the quarantine.
     """
 
     names: tuple[str, ...]
@@ -101,7 +101,7 @@ class Rows:
         return min(times), max(times)
 
     def without_months(self, months: Collection[int]) -> "Rows":
-        """Those that were not received in these months (202612 is December 2026)."""
+        """The rows that were not received in these months (202612 is December 2026)."""
         index = self.header.names.index("received_at")
         kept = [row for row in self.decode() if month_of(row[index]) not in months]
         return Rows(self.header, [encode_rows(kept, self.header.types, with_ids=self.with_ids)] if kept else [])
@@ -113,7 +113,7 @@ def month_of(milliseconds: int) -> int:
     return time.year * 100 + time.month
 
 
-#: 1900 to 2299, which ClickHouse's times reach; what is beyond is taken for the nearest of these.
+#: ClickHouse's times reach from 1900 to 2299; times beyond count as the nearest of these.
 _FIRST_SECOND, _LAST_SECOND = -2_208_988_800, 10_413_791_999
 
 
@@ -135,7 +135,7 @@ _decode_nested = msgspec.msgpack.Decoder(list[AnyRow]).decode
 
 
 def encode_values(values: list[Any], count: int, *, with_ids: bool = False) -> EncodedRows:
-    """The payload of ``count`` rows whose values these are, one row after the other, ids in ClickHouse's order."""
+    """The payload of ``count`` rows, from their values one row after the other, ids in ClickHouse's order."""
     array = _encode(values)
     head = 1 if len(values) < 16 else 3 if len(values) < 65_536 else 5  # says that it is an array, and how long
     return EncodedRows(array[head:], count, with_ids)
@@ -158,12 +158,12 @@ def join_rows(parts: Sequence[EncodedRows]) -> EncodedRows:
 
 
 def by_kind(parts: Sequence[EncodedRows]) -> tuple[list[EncodedRows], list[EncodedRows]]:
-    """The parts of which clients made no id, and those of which they made some; each in order."""
+    """The parts without ids of clients, and those with some; each in order."""
     return [part for part in parts if not part.with_ids], [part for part in parts if part.with_ids]
 
 
 def swap_id(event_id: bytes) -> bytes:
-    """An id of 16 bytes in the other order of the two: ClickHouse's of the usual one, or back."""
+    """Converts an id of 16 bytes between the usual order and ClickHouse's."""
     return event_id[7::-1] + event_id[:7:-1]
 
 

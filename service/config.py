@@ -1,7 +1,7 @@
 """Settings: one frozen object, read once from the environment and ``.env``. Nothing else reads the environment.
 
 Each field is one setting: its variable is ``ANALYTICS_`` and the name in capitals, its description is
-the help text, and ``expects`` is what an error message tells. docs/settings.md is compared with this.
+the help text, and ``expects`` is for error messages. A test compares docs/settings.md with this.
 """
 
 import difflib
@@ -25,7 +25,7 @@ def _setting(default: Any, description: str, expects: str, **bounds: Any) -> Any
 
 
 def _seconds(value: object) -> object:
-    """``24h`` as seconds; what has no unit is left as it is."""
+    """``24h`` as seconds; a value without a unit stays as it is."""
     units = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
     if isinstance(value, str) and value[-1:] in units and value[:-1].replace(".", "", 1).isdecimal():
         return float(value[:-1]) * units[value[-1]]
@@ -46,7 +46,7 @@ class Settings(BaseModel):
 
     host: str = _setting(
         "127.0.0.1",
-        "Address to listen on; :: is every address, of IPv6 and IPv4",
+        "Address to listen on; :: is every address, IPv6 and IPv4",
         "an address, for instance 127.0.0.1 or 0.0.0.0",
     )
     port: int = _setting(
@@ -117,7 +117,7 @@ class Settings(BaseModel):
         10_000, "Rows that make a batch: the size trigger", "a whole number from 1 to 1000000", ge=1, le=1_000_000
     )
     flush_interval: float = _setting(
-        1.0, "Seconds until a batch is inserted though it is not full: the time trigger",
+        1.0, "Seconds after which a batch is inserted even if it is not full: the time trigger",
         "a number of seconds from 0.01 to 3600", ge=0.01, le=3600,
     )  # fmt: skip
     spool_max_bytes: int = _setting(
@@ -129,7 +129,7 @@ class Settings(BaseModel):
         "a number of events a second, 0 or more", ge=0, le=1e9,
     )  # fmt: skip
     dedup_window: Annotated[float, BeforeValidator(_seconds)] = _setting(
-        86_400.0, "How long after it was stored an event sent again with its event_id is recognised",
+        86_400.0, "How long after an event was stored a repeat with its event_id is recognised",
         "a number of seconds, or of s, m, h or d as in 24h, from 1 second to 7 days", ge=1, le=7 * 86_400,
     )  # fmt: skip
     max_body_bytes: int = _setting(
@@ -140,7 +140,7 @@ class Settings(BaseModel):
         30.0, "Seconds within which a body must arrive", "a number of seconds, more than 0", gt=0, le=3600
     )
     max_inflight_bytes: int = _setting(
-        64 * 2**20, "Bytes of bodies that are arriving or being written, of all requests; beyond, posts get 503",
+        64 * 2**20, "Bytes of all request bodies that are arriving or being written; beyond, posts get 503",
         "a whole number of bytes, at least 65536", ge=65536,
     )  # fmt: skip
     header_timeout: float = _setting(
@@ -148,7 +148,7 @@ class Settings(BaseModel):
         "a number of seconds, more than 0", gt=0, le=3600,
     )  # fmt: skip
     keepalive_timeout: float = _setting(
-        75.0, "Seconds for which a connection may be idle after an answer; more than those of the proxy before it",
+        75.0, "Seconds that a connection may be idle after an answer; set more than the proxy before it has",
         "a number of seconds, more than 0", gt=0, le=86_400,
     )  # fmt: skip
     max_connections: int = _setting(
@@ -173,9 +173,9 @@ def variable(field: str) -> str:
 
 
 def load(**options: object) -> tuple[Settings, list[str]]:
-    """The settings of this process, and a warning for each variable that is no setting.
+    """The settings of this process, and a warning for each unknown variable.
 
-    ``options`` are those of the command line, which win over the variables; one that is None was not given.
+    ``options`` are those of the command line, which win over the variables; None means not given.
     Raises StartError that names each variable whose value is not valid.
     """
     variables = {name: value for name, value in dotenv_values(".env").items() if value is not None}
@@ -188,7 +188,7 @@ def load(**options: object) -> tuple[Settings, list[str]]:
     except ValidationError as error:
         faults = [_describe(str(item["loc"][0]), given) for item in error.errors()]
         raise StartError("; ".join(faults)) from None
-    # A misspelt variable would do nothing, silently.
+    # A misspelt variable would silently do nothing.
     strange = [name for name in sorted(variables) if name.startswith(PREFIX) and name not in known]
     return settings, [_unknown(name, known) for name in strange if not name.startswith(f"{PREFIX}TEST_")]
 

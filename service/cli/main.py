@@ -9,18 +9,16 @@ import sys
 from collections.abc import Callable, Mapping
 
 from service import __version__
-from service.cli import banner as greeting
+from service.cli import banner, token
 from service.cli import columns as cli_columns
 from service.cli import quarantine as cli_quarantine
 from service.cli import query as cli_query
-from service.cli import token
 from service.cli.parsers import GROUP, add_command
 from service.config import PORT_MAX, WORKERS_MAX, Settings, load, variable
-from service.edge import access_tokens as tokens
-from service.edge import sockets
+from service.edge import access_tokens, sockets
 from service.errors import FAILED, StartError, StoreError, start_refused
-from service.server import supervisor as workers
-from service.spool import rebalance as leftovers
+from service.server import supervisor
+from service.spool import rebalance
 from service.spool.data_dir import DataDir
 from service.store.dsn import Target, parse_dsn
 from service.telemetry import logs
@@ -59,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line, with all commands."""
     parser = argparse.ArgumentParser(
         prog="analytics",
-        description="Takes events over HTTP, keeps them on disk before it says yes, and inserts them into ClickHouse.",
+        description="Takes events over HTTP, writes them to disk before it answers, and inserts them into ClickHouse.",
         epilog="example:\n  analytics serve\n\n"
         "Settings come from the environment or a .env file in the current folder:\n\n" + _settings_help(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -142,11 +140,11 @@ def _serve(options: argparse.Namespace) -> int:
     settings = _settings(host=options.host, port=options.port, workers=options.workers)
     count = settings.workers
     target = parse_dsn(settings.clickhouse_dsn.get_secret_value(), settings.data_dir.absolute() / "clickhouse")
-    workers.require_server(count, target)
+    supervisor.require_server(count, target)
     data = DataDir(settings.data_dir)
     try:
         known, first = token.known_or_first(settings, data)
-        leftovers.adopt(data.folder, count)
+        rebalance.adopt(data.folder, count)
         if count > 1:
             data.make_worker_folders(count)
 
@@ -154,10 +152,10 @@ def _serve(options: argparse.Namespace) -> int:
             if first:
                 token.hand_over(first, settings, data)
             made = first if os.isatty(1) else {}
-            greeting.greet(settings, port, sql_port, data=data.folder, store=target.shown, made=made)
+            banner.greet(settings, port, sql_port, data=data.folder, store=target.shown, made=made)
 
         if count > 1:
-            return workers.Supervisor(settings, data, known, target, greet).run()
+            return supervisor.Supervisor(settings, data, known, target, greet).run()
         return _serve_alone(settings, data, known, target, greet)
     finally:
         data.close()
@@ -166,20 +164,20 @@ def _serve(options: argparse.Namespace) -> int:
 def _serve_alone(
     settings: Settings,
     data: DataDir,
-    known: Mapping[bytes, tokens.AccessToken],
+    known: Mapping[bytes, access_tokens.AccessToken],
     target: Target,
     greet: Callable[[int, int], None],
 ) -> int:
     listening = sockets.bind(settings)
-    gc.disable()  # a fifth of the time of loading what follows; the server enables it when it is ready
-    # Imported here: `analytics token` and `--help` answer at once without it, and so does a start that can't be.
-    from service.server import run as server
+    gc.disable()  # saves a fifth of the time to load what follows; the server enables it when it is ready
+    # Imported here, so that `analytics token`, `--help` and a start that fails answer at once.
+    from service.server.run import run
 
-    def tell(report: str) -> None:
-        if report == "ready":
+    def report(message: str) -> None:
+        if message == "ready":
             greet(listening.port, listening.sql_port)
 
-    return asyncio.run(server.run(settings, data, known, target, listening, tell))
+    return asyncio.run(run(settings, data, known, target, listening, report))
 
 
 # -- migrate -----------------------------------------------------------------------------------

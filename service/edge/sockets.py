@@ -9,7 +9,7 @@ from service.config import Settings, variable
 from service.errors import StartError
 
 BACKLOG = 512
-#: The machine has no address of the family, or not this one.
+#: The machine has no address of this family, or not this address.
 _NO_SUCH_ADDRESS = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 
@@ -66,7 +66,7 @@ def bind_shared(settings: Settings, count: int) -> list[Sockets]:
 
     Raises StartError.
     """
-    # Others of this user could share the port too, and get a part of our connections: so first without.
+    # Another process of this user could share the port and get some of our connections: so first without sharing.
     alone = bind(settings)
     ports = alone.port, alone.sql_port
     alone.close()
@@ -79,7 +79,7 @@ def bind_one_shared(settings: Settings, port: int, sql_port: int) -> Sockets:
 
 
 def cannot_listen(address: Address, error: OSError) -> StartError:
-    """Why there is no listening."""
+    """The error if we can't listen."""
     if error.errno in _NO_SUCH_ADDRESS and ":" in address.host:
         return StartError(
             f"can't listen on {address.host} port {address.port} ({error.strerror or error}): this machine has"
@@ -120,7 +120,7 @@ def _bind(place: Address, *, shared: bool) -> list[socket.socket]:
                 port = place.port or (_port_of(sockets) if sockets else 0)
                 sockets.append(_bind_one(family, (address[0], port, *address[2:]), shared=shared))
             except OSError as error:
-                # A name of both families, such as localhost, on a machine that has one of them.
+                # A name with addresses of both families, such as localhost, on a machine that has only one.
                 if error.errno not in _NO_SUCH_ADDRESS or ((family, address) == addresses[-1] and not sockets):
                     raise
     except OSError as error:
@@ -136,7 +136,7 @@ def _bind_one(family: int, address: tuple[Any, ...], *, shared: bool) -> socket.
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:  # "every address" is IPv4's too
+        if family == socket.AF_INET6:  # "every address" includes those of IPv4
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         one.bind(address)
     except OSError:
