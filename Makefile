@@ -20,6 +20,9 @@ NODE_CLIENT := .tools/clickhouse-client-1.23.1/node_modules/.made
 TRACKER := tracker/node_modules/.made
 CLICKHOUSE := .tools/clickhouse-$(CLICKHOUSE_VERSION)/libchdb.so
 
+# uv trusts the certificates that the machine trusts, as pip and npm do.
+export UV_SYSTEM_CERTS := 1
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help machine setup lock release run test quick chaos sweep model demo tracker vendor screenshots check format bench \

@@ -130,10 +130,11 @@ class SqlServer(Part):
     async def close(self) -> None:
         """Close all connections, and the socket in the data folder."""
         if self._folder_fd >= 0:
-            with contextlib.suppress(OSError):
-                os.remove(SQL_SOCKET, dir_fd=self._folder_fd)
-            os.close(self._folder_fd)
-            self._folder_fd = -1
+            folder_fd, self._folder_fd = self._folder_fd, -1
+            with contextlib.suppress(OSError):  # the next start removes it
+                os.remove(SQL_SOCKET, dir_fd=folder_fd)
+            with contextlib.suppress(OSError):  # of a disk that fails: it is closed all the same
+                os.close(folder_fd)
         await self._read_only.close()
         await self._runner.cleanup()
         if self._listener:

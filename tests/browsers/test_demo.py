@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -87,7 +87,8 @@ def order(page: Page, count: int) -> None:
 
 def tracked(page: Page) -> str:
     """How many events the page has tracked, once it says so."""
-    page.wait_for_function("document.getElementById('tracked').textContent == tracker.status().sequence")
+    shown = "() => document.getElementById('tracked').textContent == tracker.status().sequence"
+    wait_until(lambda: page.evaluate(shown), 30)  # from here: the page's policy forbids it to evaluate text
     return page.locator("#tracked").inner_text()
 
 
@@ -118,17 +119,22 @@ def test_its_page_kept_open_loses_nothing_while_the_service_and_the_demo_are_sto
     assert "Traceback" not in demo.said() + again.said()
 
 
+@pytest.fixture
+def taken_ports() -> Iterator[None]:
+    """Ports 8000 and 8080 are taken, by us or by whoever has them."""
+    with ExitStack() as held:
+        for port in (8000, 8080):
+            with closing(socket.socket()) as one:
+                free = one.connect_ex(("127.0.0.1", port))
+            if free:
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+        yield
+
+
 @pytest.mark.timeout(300)
 def test_it_runs_beside_a_service_and_where_its_ports_are_taken(
-    browser: Browser, make_service: Callable[..., Service], tmp_path: Path
+    browser: Browser, make_service: Callable[..., Service], tmp_path: Path, taken_ports: None
 ) -> None:
-    held = []
-    for port in (8000, 8080):  # who has them else does as well
-        one = socket.socket()
-        held.append(one)
-        if one.connect_ex(("127.0.0.1", port)):
-            one.close()
-            held[-1] = one = socket.create_server(("127.0.0.1", port))
     service = make_service("chdb://", ANALYTICS_DATA_DIR=tmp_path / "data").start()  # as `make run`, one folder above
     with closing(RunningDemo(tmp_path)) as demo:
         assert not demo.desk.endswith(":8000")
@@ -139,5 +145,3 @@ def test_it_runs_beside_a_service_and_where_its_ports_are_taken(
         shows(page, stored=tracked(page), missing="0", waiting="0")
         assert service.post({"event_name": "hello"}).status == 200
         service.wait_for_total(1)
-    for one in held:
-        one.close()

@@ -22,7 +22,7 @@ NOWHERE = "http://127.0.0.1:1/analytics"
 
 def run(folder: Path, *arguments: str, **environment: Any) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANALYTICS_")}
-    given = {name: str(value) for name, value in environment.items()}
+    given = {"ANALYTICS_PORT": "0"} | {name: str(value) for name, value in environment.items()}
     return subprocess.run(
         [ANALYTICS, *arguments], cwd=folder, env=kept | given, capture_output=True, text=True, timeout=60
     )

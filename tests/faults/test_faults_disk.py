@@ -208,7 +208,7 @@ def test_a_batch_that_is_stored_and_can_not_be_deleted_is_neither_inserted_nor_c
     disk.turn_read_only()
     proxy.open()
     service.wait_for_total(20)
-    wait_until(lambda: service.log().count("is in the table and can't be deleted") == 2)
+    wait_until(lambda: service.log().count("is stored but can't be deleted") == 2)
     status = service.stats()["buffer_status"]
     assert (status["events_flushed_total"], status["events_pending"]) == (20, 0)
 

@@ -100,5 +100,5 @@ def test_rows_that_a_view_lacks_when_the_service_ends_are_told(make_service: Mak
     names = post(service, 3)
     drained(service)
     assert service.stop() == 0
-    assert "the service ends" in service.log()
+    assert "the service stops" in service.log()
     assert stored(server_dsn) == names
