@@ -261,7 +261,7 @@ async def ways(tmp_path: Path) -> AsyncIterator[Ways]:
         yield Ways((desk.listen(connect_fast, 60), fast), (desk.listen(connect_aiohttp, 60), aiohttp))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(plays())
 async def test_the_same_bytes_are_answered_alike_on_both_ways(ways: Ways, sent: list[tuple[int, bytes]]) -> None:
     fast, aiohttp = await asyncio.gather(play(*ways.fast, sent), play(*ways.aiohttp, sent))

@@ -390,7 +390,7 @@ HOSTILE = st.one_of(
 
 
 @given(body=HOSTILE, path=st.sampled_from([EVENTS, BATCH]), lenient=st.booleans())
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_gets_a_500(service: Service, body: bytes, path: str, lenient: bool) -> None:
     answer = service.post(body, path, **({"Prefer": "handling=lenient"} if lenient else {}))
     assert answer.status in (200, 422)

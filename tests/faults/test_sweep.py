@@ -27,7 +27,7 @@ def sweep(*arguments: str) -> str:
 
 def test_a_disk_call_that_fails_or_is_the_last_loses_nothing_and_doubles_nothing() -> None:
     seed = seed_of("SWEEP")
-    print(sweep(f"--seed={seed}", "--seconds=20"))
+    print(sweep(f"--seed={seed}", "--seconds=12"))
 
 
 def test_the_sweep_knows_every_disk_call_of_the_service(tmp_path: Path) -> None:
