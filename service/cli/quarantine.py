@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from service.cli.parsers import GROUP, add_command
+from service.cli.parsers import GROUP, Commands, add_command
 from service.errors import StartError
 from service.spool.quarantine_commands import EntryResult, QuarantineCommands
 from service.spool.quarantine_entry import Entry
@@ -18,12 +18,14 @@ SHOWN_BYTES = 4096
 _EXAMPLE = "01a21da779a1-1ceece0343a80021.7.json"
 
 
-def add(commands: Any, data: Callable[[], Path]) -> None:
+_Action = Callable[[QuarantineCommands, argparse.Namespace], int | None]
+_Run = Callable[[_Action], Callable[[argparse.Namespace], Any]]
+
+
+def add(commands: Commands, data: Callable[[], Path]) -> None:
     """Add the command. ``data`` is the data folder, found when the command runs."""
 
-    def run(
-        function: Callable[[QuarantineCommands, argparse.Namespace], int | None],
-    ) -> Callable[[argparse.Namespace], Any]:
+    def run(function: _Action) -> Callable[[argparse.Namespace], Any]:
         def guarded(options: argparse.Namespace) -> int | None:
             quarantine = QuarantineCommands(data())
             try:
@@ -44,6 +46,11 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
         "analytics quarantine list",
     )
     actions = parser.add_subparsers(**GROUP)
+    _add_reading(actions, run)
+    _add_changing(actions, run)
+
+
+def _add_reading(actions: Commands, run: _Run) -> None:
     listing = add_command(
         actions,
         "list",
@@ -62,6 +69,9 @@ def add(commands: Any, data: Callable[[], Path]) -> None:
     )
     show.add_argument("name", metavar="NAME", help="as `list` shows it")
     show.set_defaults(run=run(_show))
+
+
+def _add_changing(actions: Commands, run: _Run) -> None:
     for name, summary, description, example in (
         (
             "retry",

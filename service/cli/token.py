@@ -30,6 +30,27 @@ def add(commands: Commands, settings: Callable[[], Settings]) -> None:
         "analytics token new --name web --scope write",
     )
     actions = parser.add_subparsers(**GROUP)
+    _add_new(actions).set_defaults(run=run(_new))
+    listing = add_command(
+        actions,
+        "list",
+        "names, scopes and origins of the tokens in the file",
+        "A line for each access token in the file: its name, its scopes, its origins.",
+        "analytics token list",
+    )
+    listing.set_defaults(run=run(_list))
+    revoke = add_command(
+        actions,
+        "revoke",
+        "take a token out of the file; a running service needs a restart",
+        "Take an access token out of the file. A running service refuses it after a restart.",
+        "analytics token revoke --name web",
+    )
+    revoke.add_argument("--name", required=True, help="as `analytics token list` shows it")
+    revoke.set_defaults(run=run(_revoke))
+
+
+def _add_new(actions: Commands) -> argparse.ArgumentParser:
     new = add_command(
         actions,
         "new",
@@ -52,24 +73,7 @@ def add(commands: Commands, settings: Callable[[], Settings]) -> None:
         default=[],
         help="in browsers, only pages of this origin may use it; may be repeated",
     )
-    new.set_defaults(run=run(_new))
-    listing = add_command(
-        actions,
-        "list",
-        "names, scopes and origins of the tokens in the file",
-        "A line for each access token in the file: its name, its scopes, its origins.",
-        "analytics token list",
-    )
-    listing.set_defaults(run=run(_list))
-    revoke = add_command(
-        actions,
-        "revoke",
-        "take a token out of the file; a running service needs a restart",
-        "Take an access token out of the file. A running service refuses it after a restart.",
-        "analytics token revoke --name web",
-    )
-    revoke.add_argument("--name", required=True, help="as `analytics token list` shows it")
-    revoke.set_defaults(run=run(_revoke))
+    return new
 
 
 def _file(settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""The nemesis for half a minute; in CI always with the same seed. Failing, it shows the seed for `make chaos SEED=…`."""
+"""The nemesis for half a minute; in CI with the same seed each time. Failing, it shows it for `make chaos SEED=…`."""
 
 import shutil
 
