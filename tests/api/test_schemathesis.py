@@ -59,7 +59,7 @@ def test_no_generated_request_is_answered_outside_the_document(both_scopes: Serv
     for model, field in (("Event", "timestamp"), ("EventBatch", "sent_at")):
         document["components"]["schemas"][model]["properties"][field]["anyOf"].append({"type": "number"})
     report, output = _run(
-        both_scopes, document, tmp_path / "run", "--phases", "examples,coverage,fuzzing", "--max-examples", "100"
+        both_scopes, document, tmp_path / "run", "--phases", "examples,coverage,fuzzing", "--max-examples", "60"
     )
     assert report["failures"] == [], output
     assert (report["exit_code"], report["complete"], report["test_cases"]["errored"]) == (0, True, 0), output

@@ -207,7 +207,8 @@ def test_many_bodies_at_once_are_no_unfinished_heads(make_service: Callable[...,
     request = head(CHUNKED, CLOSE) + b"%x\r\n%s\r\n0\r\n\r\n" % (space + len(BODY), b" " * space + BODY)
     with ExitStack() as stack:
         connections = [stack.enter_context(connect(service, 30)) for _ in range(350)]  # 21 MB
-        wait_until(lambda: open_files(service) >= before + len(connections))
+        # Less a few: what the service had open before, such as its tries of ClickHouse, may be closed by now.
+        wait_until(lambda: open_files(service) >= before + len(connections) - 10)
         service.process.send_signal(signal.SIGSTOP)  # so that it finds all of them in one turn
         for connection in connections:
             connection.sendall(request)

@@ -70,6 +70,7 @@ def whole(service: Service, dsn: str, session: str, events: int) -> list[Stored]
     """The stored events of a session, once they are so many: each once, numbered without a gap, none missing."""
     rows = wait_until(
         lambda: rows if len(rows := stored(dsn, session)) >= events else None,
+        40,
         say=lambda: f"of {events} there are {[row.sequence for row in stored(dsn, session)]}",
     )
     assert [row.sequence for row in rows] == list(range(1, events + 1))
